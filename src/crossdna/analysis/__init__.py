@@ -1,0 +1,1 @@
+"""Answers: everything that asks a trained model something."""

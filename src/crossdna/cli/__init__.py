@@ -1,0 +1,79 @@
+"""The command line: a table of verbs, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+# Verb: module in this package, and the line that --help shows. A module offers
+# add_arguments(parser) and run(arguments) -> int, and imports nothing heavy before run.
+VERBS: dict[str, str] = {
+    "env": "show versions, devices and which operator backends can run here",
+    "pretrain": "train a model on genomes from a recipe",
+    "evaluate": "measure a model on held-out chromosomes beside baselines",
+    "convert": "rewrite a published checkpoint in this package's layout",
+}
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    from crossdna import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="crossdna",
+        description="From a genome file to answers with DNA language models.",
+        epilog="`crossdna VERB --help` explains a verb.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"crossdna {__version__}"
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, line in VERBS.items():
+        sub = verbs.add_parser(
+            name, help=line, description=line[0].upper() + line[1:] + "."
+        )
+        if name == verb:
+            _module(name).add_arguments(sub)
+    return parser
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"crossdna.cli.{verb}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns
+    -------
+    int
+        0 on success, 2 on an error the user can mend, 130 when interrupted.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in argv if word in VERBS), None)
+    arguments = _parser(verb).parse_args(argv)
+    try:
+        return int(_module(arguments.verb).run(arguments) or 0)
+    except (
+        CrossDNAError,
+        FileNotFoundError,
+        PermissionError,
+        IsADirectoryError,
+    ) as error:
+        print(f"crossdna {arguments.verb}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (head, less) went away: not an error, but stdout must not be flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"crossdna {arguments.verb}: interrupted", file=sys.stderr)
+        return 130

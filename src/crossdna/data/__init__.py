@@ -1,0 +1,1 @@
+"""Genomes, regions, variants, tracks, windows and labelled sets."""

@@ -1,0 +1,76 @@
+"""Writing files so that a killed run leaves either the whole file or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that becomes `path` on success.
+
+    The temporary file keeps the suffix of `path`, is flushed to the disk and renamed;
+    on an error it is removed and `path` is left as it was.
+
+    Raises
+    ------
+    CrossDNAError
+        The folder is missing, read-only or full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.tmp-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CrossDNAError(
+            f"cannot write {path}: {error.strerror or error}"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | Path, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name only when it is complete."""
+    with atomic_path(path) as temporary, temporary.open(mode, **options) as handle:
+        yield handle
+
+
+def claim_output_directory(path: str | Path, *, resume: bool) -> Path:
+    """Create an output directory, refusing to mix with what another run left there.
+
+    Raises
+    ------
+    CrossDNAError
+        The directory holds files and `resume` is off, or it cannot be created.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise CrossDNAError(f"{path} is a file; give a directory for the output")
+    if path.is_dir() and any(path.iterdir()) and not resume:
+        raise CrossDNAError(
+            f"{path} is not empty; continue the run in it with --resume, "
+            "or choose another directory"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CrossDNAError(f"cannot create {path}: {error.strerror}") from error
+    return path

@@ -1,0 +1,1 @@
+"""Tokenizers: sequence letters to ids and back."""

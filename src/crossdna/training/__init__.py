@@ -1,0 +1,1 @@
+"""Learning: objectives, teachers, pretraining and fine-tuning."""
