@@ -52,6 +52,11 @@ def matching(counts, left, target, right, middle):
     return total
 
 
+def leaned(seen, expected, a):
+    pairs = zip(seen, expected, strict=True)
+    return [(n + a * e) / (sum(seen) + a) for n, e in pairs]
+
+
 def slow_markov(counts, context, concentrations):
     """The chain's distribution after `context`, from the definition."""
     expected = [0.25] * 4
