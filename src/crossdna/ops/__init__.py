@@ -1,0 +1,1 @@
+"""Numerical operators: one folder each, one public function, several backends."""

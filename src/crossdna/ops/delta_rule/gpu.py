@@ -1,0 +1,97 @@
+"""The delta rule through flash-linear-attention's `comba` kernels (extra `gpu`)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crossdna.ops.delta_rule.reference import normalise
+
+
+class CombaArguments(NamedTuple):
+    """The keyword arguments of `fla.ops.comba.chunk_comba`, in its layout."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    p: Tensor
+    g: Tensor
+    beta: Tensor
+    scale: float
+    initial_state: Tensor
+    output_final_state: bool = True
+    use_qk_l2norm_in_kernel: bool = False
+
+
+def comba_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    feedback: Tensor,
+    correction: Tensor,
+    initial_state: Tensor,
+) -> CombaArguments:
+    """Prepare the kernel's operands.
+
+    q, k, p are normalised in float32 and then rounded to the dtype of `v`: the kernels
+    want one dtype for all of them; decays, beta and states stay float32.
+    """
+    q32, k32 = q.float(), k.float()
+    p32 = feedback[..., None] * k32
+    q32 = q32 - correction[..., None] * p32
+    dtype = (
+        torch.get_autocast_dtype("cuda")
+        if torch.is_autocast_enabled("cuda")
+        else v.dtype
+    )
+    return CombaArguments(
+        q=normalise(q32).to(dtype),
+        k=normalise(k32).to(dtype),
+        v=v.to(dtype),
+        p=normalise(p32).to(dtype),
+        g=log_decay.float(),
+        beta=beta.float(),
+        scale=k.shape[-1] ** -0.5,
+        initial_state=initial_state.float(),
+    )
+
+
+def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the kernel; operands as in `comba_arguments`."""
+    from fla.ops.comba import chunk_comba
+
+    return chunk_comba(**comba_arguments(*operands)._asdict())
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Say what is missing on this machine.
+
+    fla-core without triton imports as an empty package, so the very modules that
+    are called are probed, and so is the device.
+    """
+    for module in ("triton", "fla.ops.comba"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            return f"{module} cannot be imported ({error}); install crossdna[gpu]"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return None
+
+
+def reject(q: Tensor, k: Tensor, v: Tensor, *_others: Tensor) -> str | None:
+    """Say why these operands cannot run on the kernels, or None."""
+    if k.device.type != "cuda":
+        return f"needs CUDA tensors, got {k.device.type}"
+    if torch.float64 in (q.dtype, k.dtype, v.dtype):
+        return "float64 is not supported by the kernels"
+    if k.shape[-1] > 256:
+        return f"the kernels take at most 256 keys a head, got {k.shape[-1]}"
+    return unavailable()

@@ -1,0 +1,93 @@
+"""Choosing the backend that computes an operator, per call and visibly.
+
+Every operator has a table of backends. ``auto`` takes the first one that accepts the
+arguments; a name runs that one or raises. The table itself is a tuple of small objects:
+building it imports no kernel and looks at no device.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from crossdna.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+_announced: set[tuple[str, str]] = set()
+
+
+class Backend(NamedTuple):
+    """One way of computing an operator.
+
+    Attributes
+    ----------
+    name : the word users give as ``backend=``
+    kernel : called with the operator's prepared arguments
+    reject : called with the same arguments; why this call is refused, or None
+    unavailable : why the backend cannot run on this machine at all, or None
+    automatic : whether ``auto`` may choose it
+    """
+
+    name: str
+    kernel: Callable[..., Any]
+    reject: Callable[..., str | None]
+    unavailable: Callable[[], str | None]
+    automatic: bool = True
+
+
+def always() -> None:
+    """Say that a backend has no needs beyond this package's own dependencies."""
+
+
+def choose(
+    operator: str,
+    backends: tuple[Backend, ...],
+    name: str,
+    arguments: tuple[Any, ...],
+) -> Backend:
+    """Find the backend to run.
+
+    Raises
+    ------
+    BackendUnavailableError
+        `name` is unknown, or the named backend refuses these arguments.
+    """
+    if name != "auto":
+        return _named(operator, backends, name, arguments)
+    for backend in backends:
+        if backend.automatic and backend.reject(*arguments) is None:
+            if (operator, backend.name) not in _announced:
+                _announced.add((operator, backend.name))
+                logger.info("%s runs on backend %s", operator, backend.name)
+            return backend
+    reasons = "; ".join(
+        f"{backend.name}: {backend.reject(*arguments)}"
+        for backend in backends
+        if backend.automatic
+    )
+    raise BackendUnavailableError(
+        f"{operator}: no backend accepts this call: {reasons}"
+    )
+
+
+def _named(
+    operator: str,
+    backends: tuple[Backend, ...],
+    name: str,
+    arguments: tuple[Any, ...],
+) -> Backend:
+    for backend in backends:
+        if backend.name == name:
+            reason = backend.reject(*arguments)
+            if reason is not None:
+                raise BackendUnavailableError(
+                    f"{operator}: backend {name} cannot run: {reason}"
+                )
+            return backend
+    known = ", ".join(["auto", *(backend.name for backend in backends)])
+    raise BackendUnavailableError(
+        f"{operator}: unknown backend {name!r}; there are {known}"
+    )

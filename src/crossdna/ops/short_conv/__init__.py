@@ -1,0 +1,104 @@
+"""Short causal depthwise convolution with a carried tail and an optional SiLU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import cat
+
+from crossdna.errors import CrossDNAError
+from crossdna.ops.dispatch import Backend, always, choose
+from crossdna.ops.short_conv import reference
+from crossdna.ops.short_conv import torch as taps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ShortConvOutput(NamedTuple):
+    """What the convolution gives.
+
+    Attributes
+    ----------
+    output : (batch, length, channels)
+    tail : (batch, width - 1, channels), the last inputs, for the next piece
+    """
+
+    output: Tensor
+    tail: Tensor
+
+
+def _accepts(*_arguments: object, **_options: object) -> None:
+    return None
+
+
+BACKENDS = (
+    Backend("torch", taps.short_conv, _accepts, always),
+    Backend("reference", reference.short_conv, _accepts, always, automatic=False),
+)
+
+
+def short_conv(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    tail: Tensor | None = None,
+    mask: Tensor | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> ShortConvOutput:
+    """Convolve each channel with its own few taps, causally, without bias.
+
+    Parameters
+    ----------
+    x : (batch, length, channels)
+    weight : (channels, width); the last tap meets the current input
+    tail : (batch, width - 1, channels), the inputs before `x`; zeros when not given
+    mask : (batch, length) bool; inputs at False count as zero, whatever they hold
+    activation : None or "silu", applied to the output
+    backend : "auto" or one of `BACKENDS`
+
+    Raises
+    ------
+    CrossDNAError
+        Shapes that do not fit together, or an unknown activation.
+    BackendUnavailableError
+        The named backend cannot run this call.
+    """
+    _check(x, weight, tail, mask, activation)
+    width = weight.shape[1]
+    if mask is not None:
+        x = x.masked_fill(~mask.bool()[..., None], 0.0)
+    if tail is None:
+        tail = x.new_zeros((x.shape[0], width - 1, x.shape[2]))
+    joined = cat([tail.to(x.dtype), x], 1)
+    chosen = choose("short_conv", BACKENDS, backend, (joined, weight))
+    output = chosen.kernel(joined, weight, silu=activation == "silu")
+    return ShortConvOutput(output, joined[:, joined.shape[1] - width + 1 :].clone())
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    tail: Tensor | None,
+    mask: Tensor | None,
+    activation: str | None,
+) -> None:
+    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2]:
+        raise CrossDNAError(
+            "short_conv: x (batch, length, channels) and weight (channels, width) do "
+            f"not fit: {tuple(x.shape)}, {tuple(weight.shape)}"
+        )
+    if x.shape[1] == 0:
+        raise CrossDNAError("short_conv: the sequence is empty")
+    expected = (x.shape[0], weight.shape[1] - 1, x.shape[2])
+    if tail is not None and tail.shape != expected:
+        raise CrossDNAError(
+            f"short_conv: tail must be {expected}, not {tuple(tail.shape)}"
+        )
+    if mask is not None and mask.shape != x.shape[:2]:
+        raise CrossDNAError(
+            f"short_conv: mask must be {tuple(x.shape[:2])}, not {tuple(mask.shape)}"
+        )
+    if activation not in (None, "silu"):
+        raise CrossDNAError(f"short_conv: unknown activation {activation!r}, know silu")

@@ -1,0 +1,16 @@
+"""The short convolution as one depthwise convolution, on any device."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def short_conv(x: Tensor, weight: Tensor, *, silu: bool) -> Tensor:
+    """Convolve; `x` (batch, width - 1 + length, channels) starts with the tail."""
+    # A (batch, channels, 1, length) view of channels-last memory: the kernels for it
+    # need no transposed copy of x.
+    image = x.transpose(1, 2).unsqueeze(2)
+    taps = weight.to(x.dtype)[:, None, None, :]
+    y = F.conv2d(image, taps, groups=x.shape[2]).squeeze(2).transpose(1, 2)
+    return F.silu(y) if silu else y

@@ -1,0 +1,120 @@
+"""Window attention through PyTorch's flex_attention, compiled, on CUDA devices."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from crossdna.ops.window_attention.torch import rotated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BLOCK = 128
+# Visible blocks are listed in a (query blocks, key blocks) table: beyond this many
+# keys tiles of fused attention take less memory.
+MAX_KEYS = 2**16
+
+
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor | None,
+    window: int,
+    rope_theta: float,
+) -> Tensor:
+    """Attend; arguments as in `reference.window_attention`."""
+    return attend(_compiled(), q, k, v, visible, window, rope_theta)
+
+
+def attend(
+    kernel: Callable[..., Any],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor | None,
+    window: int,
+    rope_theta: float,
+) -> Tensor:
+    """Call `kernel` (flex_attention, compiled or not) with this window's block mask."""
+    q, k, v = rotated(q, k, v.to(q.dtype), rope_theta)
+    offset = k.shape[2] - q.shape[2]
+    mask = block_mask(q.shape[2], offset, window, visible, q.device)
+    return kernel(q, k, v, block_mask=mask).transpose(1, 2)
+
+
+def block_mask(
+    length: int, offset: int, window: int, visible: Tensor | None, device: torch.device
+) -> Any:
+    """Build flex_attention's BlockMask from the geometry, never from a dense mask."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    def seen(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        distance = query + offset - key
+        return (distance >= 0) & (distance < window)
+
+    def seen_unpadded(
+        batch: Tensor, head: Tensor, query: Tensor, key: Tensor
+    ) -> Tensor:
+        both = visible[batch, query + offset] & visible[batch, key]  # type: ignore[index]
+        return (seen(batch, head, query, key) & both) | (query + offset == key)
+
+    total = offset + length
+    first = torch.arange(0, length, BLOCK, device=device) + offset
+    last = (first + BLOCK).clamp(max=total) - 1
+    low = (first - window + 1).clamp(min=0) // BLOCK
+    count = last // BLOCK - low + 1
+    columns = torch.arange(-(-total // BLOCK), device=device)
+    # Visible blocks first, then the others in any order: only `count` are read.
+    indices = (low[:, None] + columns) % columns.numel()
+    return BlockMask.from_kv_blocks(
+        count.to(torch.int32)[None, None],
+        indices.to(torch.int32)[None, None],
+        BLOCK_SIZE=BLOCK,
+        mask_mod=seen if visible is None else seen_unpadded,
+        seq_lengths=(length, total),
+    )
+
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Say what is missing on this machine."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"triton cannot be imported ({error}), torch.compile needs it"
+    return None
+
+
+def reject(
+    q: Tensor,
+    k: Tensor,
+    _v: Tensor,
+    _visible: Tensor | None,
+    _window: int,
+    _rope_theta: float,
+) -> str | None:
+    """Say why this call cannot run on flex_attention, or None."""
+    if q.device.type != "cuda":
+        return f"needs CUDA tensors, got {q.device.type}"
+    if q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"{q.dtype} is not supported by the kernels"
+    if q.shape[-1] < 16:
+        return f"needs heads of at least 16, got {q.shape[-1]}"
+    if k.shape[1] > MAX_KEYS:
+        return f"more than {MAX_KEYS} keys in one call"
+    return unavailable()
