@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -30,11 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.tmp-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(temporary)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -51,6 +48,43 @@ def atomic_open(path: str | Path, mode: str = "w", **options: Any) -> Iterator[I
     """Open a file for writing that appears under its name only when it is complete."""
     with atomic_path(path) as temporary, temporary.open(mode, **options) as handle:
         yield handle
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Give a temporary directory beside `path` that becomes `path` on success.
+
+    `path` may exist when it is empty. On an error the temporary directory is removed.
+
+    Raises
+    ------
+    CrossDNAError
+        The parent is missing, read-only or full, or `path` holds something.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            _flush(file)
+        temporary.replace(path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CrossDNAError(
+            f"cannot write {path}: {error.strerror or error}"
+        ) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def claim_output_directory(path: str | Path, *, resume: bool) -> Path:

@@ -1,0 +1,238 @@
+"""Asking a model: predictions and embeddings, of one strand or of both averaged."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from crossdna import alphabet
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from transformers import PreTrainedModel
+
+Task = Literal["masked-lm", "classification", "per-base", "embedding"]
+_CLASSES: dict[str, Any] = {
+    "masked-lm": AutoModelForMaskedLM,
+    "classification": AutoModelForSequenceClassification,
+    "per-base": AutoModelForTokenClassification,
+    "embedding": AutoModel,
+}
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn ``"auto"`` into the first CUDA device, or the CPU where there is none.
+
+    Raises
+    ------
+    CrossDNAError
+        A device that does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CrossDNAError(f"device {device!r} cannot be used: {reason}") from None
+    return chosen
+
+
+def load_model(
+    name: str | Path, task: Task = "masked-lm", device: str | torch.device = "auto"
+) -> PreTrainedModel:
+    """Load a checkpoint directory (or hub id) for a task, ready to be asked.
+
+    Raises
+    ------
+    CrossDNAError
+        No such directory, no checkpoint in it, a family that cannot do the task, or
+        weights that do not fit.
+    """
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise CrossDNAError(f"{name}: no config.json, so no checkpoint of a model")
+    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):
+        raise CrossDNAError(f"{name}: no such directory")
+    chosen = pick_device(device)
+    try:
+        config = AutoConfig.from_pretrained(str(name))
+        model = _CLASSES[task].from_pretrained(str(name), config=config)
+    except CrossDNAError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CrossDNAError(f"{name}: {str(error).splitlines()[0]}") from error
+    return model.to(chosen).eval()
+
+
+@contextlib.contextmanager
+def asking(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; gives the model back in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def reverse_complement(
+    input_ids: Tensor, attention_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The other strand of a padded batch: padding changes sides."""
+    mask = None if attention_mask is None else attention_mask.flip(1)
+    return alphabet.complement_ids(input_ids).flip(1), mask
+
+
+def base_log_probabilities(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    strand_average: bool = False,
+) -> Tensor:
+    """Log-probability of each base at each position.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : (batch, length)
+    strand_average
+        Mean of the probabilities from both strands: a sequence and its reverse
+        complement then get the same, mirrored.
+
+    Returns
+    -------
+    (batch, length, 4) float32
+        Natural logarithms over A C G T, which add up to one.
+    """
+
+    def probabilities(ids: Tensor, mask: Tensor | None) -> Tensor:
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        return logits[..., : alphabet.NUM_BASES].float().softmax(dim=-1)
+
+    def mirror(x: Tensor) -> Tensor:
+        return x.flip(1, 2)
+
+    mean = _over_strands(
+        model, probabilities, mirror, input_ids, attention_mask, strand_average
+    )
+    return mean.log()
+
+
+def embeddings(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    layer: int = -1,
+    strand_average: bool = False,
+) -> Tensor:
+    """Representation of each base.
+
+    Parameters
+    ----------
+    input_ids, attention_mask : (batch, length)
+    layer
+        Index into the model's hidden states; -1 is the last.
+    strand_average
+        Mean of the representations that both strands give a base.
+
+    Returns
+    -------
+    (batch, length, channels) float32
+
+    Raises
+    ------
+    CrossDNAError
+        A layer that the model does not have.
+    """
+
+    def hidden(ids: Tensor, mask: Tensor | None) -> Tensor:
+        states = model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        ).hidden_states
+        if not -len(states) <= layer < len(states):
+            raise CrossDNAError(
+                f"layer {layer} does not exist: the model has {len(states)} (0 to "
+                f"{len(states) - 1}, or -1 for the last)"
+            )
+        return states[layer].float()
+
+    def mirror(x: Tensor) -> Tensor:
+        return x.flip(1)
+
+    return _over_strands(
+        model, hidden, mirror, input_ids, attention_mask, strand_average
+    )
+
+
+def sequence_logits(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    strand_average: bool = False,
+) -> Tensor:
+    """Output of a sequence head, (batch, labels) float32; strands averaged as logits."""
+
+    def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).logits.float()
+
+    return _over_strands(
+        model, logits, lambda x: x, input_ids, attention_mask, strand_average
+    )
+
+
+def token_logits(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    strand_average: bool = False,
+) -> Tensor:
+    """Output of a per-base head, (batch, length, labels) float32.
+
+    Averaging mirrors the other strand's output, so it is right for labels that do not
+    depend on the strand.
+    """
+
+    def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).logits.float()
+
+    def mirror(x: Tensor) -> Tensor:
+        return x.flip(1)
+
+    return _over_strands(
+        model, logits, mirror, input_ids, attention_mask, strand_average
+    )
+
+
+def _over_strands(
+    model: PreTrainedModel,
+    predict: Callable[[Tensor, Tensor | None], Tensor],
+    mirror: Callable[[Tensor], Tensor],
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    strand_average: bool,
+) -> Tensor:
+    with asking(model):
+        ahead = predict(input_ids, attention_mask)
+        if not strand_average:
+            return ahead
+        other = predict(*reverse_complement(input_ids, attention_mask))
+        return (ahead + mirror(other)) / 2
