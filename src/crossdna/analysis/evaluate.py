@@ -1,0 +1,455 @@
+"""Masked-base accuracy and bits per base on regions that a model has not seen.
+
+Windows are tiled over the regions. Under each condition some of their bases are hidden,
+and everything that predicts bases predicts the same ones. The language model sees the
+window with all of those bases masked; the counting baselines see its true bases, to the
+left (Markov) or on both sides (k-mer). With few, isolated bases hidden (condition
+``isolated``) the language model's context is as complete as theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from crossdna import alphabet
+from crossdna.analysis.statistics import Interval, interval, resampled_ratios
+from crossdna.data.draws import raw_draws
+from crossdna.data.masking import MaskingConfig, mask_bases
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from crossdna.analysis.baselines import Baselines
+    from crossdna.data.genome import Genome
+    from crossdna.data.regions import Region
+
+MODEL = "model"
+ALL = "all bases"
+# Apart from the streams of crossdna.data.draws: evaluation draws its own offsets.
+_OFFSET_STREAM = 101
+
+
+class Hidden(NamedTuple):
+    """A batch of windows and the bases to be predicted in it."""
+
+    windows: NDArray[np.uint8]
+    """(windows, length): the true ids."""
+    masked: NDArray[np.int64]
+    """(windows, length): the ids with every hidden base as [MASK]."""
+    rows: NDArray[np.int64]
+    """(positions,): the window of each hidden base."""
+    columns: NDArray[np.int64]
+    """(positions,): its 0-based position in that window."""
+
+    @property
+    def truth(self) -> NDArray[np.uint8]:
+        """(positions,): the hidden bases."""
+        return self.windows[self.rows, self.columns]
+
+
+if TYPE_CHECKING:
+    # Probabilities (positions, 4) of A C G T at the hidden bases.
+    Predictor = Callable[[Hidden], NDArray[np.floating]]
+    # Names of groups of bases and which bases of some windows belong to each:
+    # (contig, starts, length) -> {name: (windows, length) bool}. Groups may overlap.
+    Grouping = Callable[[str, NDArray[np.int64], int], Mapping[str, NDArray[np.bool_]]]
+    Hide = Callable[[NDArray[np.uint8], NDArray[np.int64]], Hidden]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationSettings:
+    """What is measured."""
+
+    window: int = 1024
+    """Bases the model sees at once."""
+    max_windows: int = 1000
+    """At most so many windows, spread evenly over the regions; 0 for all."""
+    mask_share: float = 0.15
+    """Share of bases hidden under the condition ``random``."""
+    spacing: int = 32
+    """Bases from one hidden base to the next under the condition ``isolated``."""
+    batch_size: int = 16
+    """Windows per forward pass."""
+    resamples: int = 1000
+    """Bootstrap resamples of windows."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("window", "spacing", "batch_size", "resamples"):
+            if getattr(self, name) < 1:
+                raise CrossDNAError(
+                    f"{name} must be positive, got {getattr(self, name)}"
+                )
+        if self.max_windows < 0:
+            raise CrossDNAError(
+                f"max_windows must be 0 or more, got {self.max_windows}"
+            )
+        if not 0 < self.mask_share < 1:
+            raise CrossDNAError(
+                f"mask_share must lie between 0 and 1, got {self.mask_share}"
+            )
+
+
+class Score(NamedTuple):
+    """How well one predictor predicts one group of bases."""
+
+    accuracy: Interval
+    """Share of hidden bases that got the highest probability."""
+    bits: Interval
+    """Mean of -log2 of the true base's probability; 2 for a blind guess."""
+    accuracy_gain: Interval
+    """The first predictor's accuracy minus this one's, windows paired."""
+    bits_gain: Interval
+    """This one's bits minus those of the first: positive where the first is better."""
+
+
+class Group(NamedTuple):
+    """One class of bases under one condition."""
+
+    name: str
+    positions: int
+    scores: dict[str, Score]
+
+
+class Condition(NamedTuple):
+    """One way of hiding bases."""
+
+    name: str
+    description: str
+    groups: tuple[Group, ...]
+
+
+class WindowStarts(NamedTuple):
+    """Windows of one contig."""
+
+    contig: str
+    starts: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    """Numbers of the windows among all: what is hidden in a window depends on it."""
+
+
+def tile_windows(
+    regions: Sequence[Region], length: int, max_windows: int = 0
+) -> list[WindowStarts]:
+    """Cut regions into windows that do not overlap.
+
+    Parameters
+    ----------
+    regions
+        0-based, half-open. What does not fill a window at a region's end is left out.
+    length
+        Bases in a window.
+    max_windows
+        If there are more, so many are taken, spread evenly; 0 takes all.
+
+    Raises
+    ------
+    CrossDNAError
+        No region is as long as a window.
+    """
+    places = [
+        (region.contig, start)
+        for region in regions
+        for start in range(region.start, region.end - length + 1, length)
+    ]
+    if not places:
+        raise CrossDNAError(
+            f"no region holds a window of {length} bases; choose shorter windows"
+        )
+    if max_windows and len(places) > max_windows:
+        kept = np.linspace(0, len(places) - 1, max_windows).round().astype(int)
+        places = [places[index] for index in kept]
+    tiles = []
+    for contig in dict.fromkeys(contig for contig, _ in places):
+        chosen = [i for i, place in enumerate(places) if place[0] == contig]
+        starts = [places[i][1] for i in chosen]
+        tiles.append(WindowStarts(contig, np.array(starts), np.array(chosen)))
+    return tiles
+
+
+def hide_random(
+    windows: NDArray[np.uint8], indices: NDArray[np.int64], *, share: float, seed: int
+) -> Hidden:
+    """Hide a random share of the bases A C G T, all shown as [MASK].
+
+    Parameters
+    ----------
+    windows : (windows, length) uint8
+    indices : (windows,)
+        What is hidden in a window depends on its number and the seed only.
+    """
+    config = MaskingConfig(share=share, mask_share=1.0, random_share=0.0)
+    labels = mask_bases(windows, indices, seed=seed, config=config).labels
+    return _hide(windows, labels >= 0)
+
+
+def hide_isolated(
+    windows: NDArray[np.uint8], indices: NDArray[np.int64], *, spacing: int, seed: int
+) -> Hidden:
+    """Hide every `spacing`-th base from a random offset on; see `hide_random`."""
+    draws = raw_draws(seed, _OFFSET_STREAM, indices, 1)
+    offsets = (draws % np.uint64(spacing)).astype(np.int64)
+    columns = np.arange(windows.shape[1])
+    chosen = (columns - offsets) % spacing == 0
+    return _hide(windows, chosen & (windows < alphabet.NUM_BASES))
+
+
+def _hide(windows: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> Hidden:
+    rows, columns = np.nonzero(chosen)
+    masked = np.where(chosen, alphabet.MASK, windows).astype(np.int64)
+    return Hidden(windows, masked, rows, columns)
+
+
+def baseline_predictors(baselines: Baselines) -> dict[str, Predictor]:
+    """Every baseline under the name that tables and figures use."""
+
+    def markov(order: int) -> Predictor:
+        return lambda hidden: baselines.markov.probabilities(
+            hidden.windows, hidden.rows, hidden.columns, order
+        )
+
+    orders = range(len(baselines.markov.tables))
+    predictors = {f"markov-{order}": markov(order) for order in orders}
+    two_sided = baselines.two_sided
+    predictors[f"two-sided-{two_sided.size}"] = lambda hidden: two_sided.probabilities(
+        hidden.windows, hidden.rows, hidden.columns
+    )
+    return predictors
+
+
+def model_predictor(model: Any, *, strand_average: bool) -> Predictor:
+    """Let a masked language model predict the hidden bases."""
+
+    def predict(hidden: Hidden) -> NDArray[np.float64]:
+        logs = masked_log_probabilities(
+            model, hidden.masked, strand_average=strand_average
+        )
+        return np.exp(logs[hidden.rows, hidden.columns])
+
+    return predict
+
+
+def masked_log_probabilities(
+    model: Any, masked: NDArray[np.int64], *, strand_average: bool
+) -> NDArray[np.float64]:
+    """Log probabilities (windows, length, 4) of A C G T from a masked language model.
+
+    Parameters
+    ----------
+    masked : (windows, length) int64
+        Ids; hidden bases are [MASK].
+    """
+    import torch
+
+    from crossdna.analysis.inference import base_log_probabilities
+
+    ids = torch.from_numpy(masked).to(model.device)
+    logs = base_log_probabilities(model, ids, strand_average=strand_average)
+    return logs.double().cpu().numpy()
+
+
+def measure(
+    genome: Genome,
+    regions: Sequence[Region],
+    predictors: Mapping[str, Predictor],
+    *,
+    grouping: Grouping,
+    settings: EvaluationSettings,
+    advance: Callable[[int], None] = lambda windows: None,
+) -> tuple[Condition, ...]:
+    """Measure predictors on the same hidden bases.
+
+    Parameters
+    ----------
+    regions
+        Where to measure, 0-based half-open.
+    predictors
+        The first is compared with each of the others.
+    grouping
+        Classes of bases to report beside all bases.
+    advance
+        Told how many windows have been done (each counts once per condition).
+
+    Returns
+    -------
+    conditions : (random, isolated)
+    """
+    tiles = tile_windows(regions, settings.window, settings.max_windows)
+    results = []
+    for name, (hide, description) in _conditions(settings).items():
+        tally = _Tally(list(predictors))
+        for tile in tiles:
+            for batch in _batches(tile, settings.batch_size):
+                windows = genome.gather(batch.contig, batch.starts, settings.window).ids
+                hidden = hide(windows, batch.indices)
+                groups = grouping(batch.contig, batch.starts, settings.window)
+                tally.add(hidden, groups, predictors)
+                advance(len(windows))
+        results.append(Condition(name, description, tally.groups(settings)))
+    return tuple(results)
+
+
+def _conditions(settings: EvaluationSettings) -> dict[str, tuple[Hide, str]]:
+    share, spacing, seed = settings.mask_share, settings.spacing, settings.seed
+    return {
+        "random": (
+            lambda windows, indices: hide_random(
+                windows, indices, share=share, seed=seed
+            ),
+            f"{share:.0%} of the bases hidden at random",
+        ),
+        "isolated": (
+            lambda windows, indices: hide_isolated(
+                windows, indices, spacing=spacing, seed=seed
+            ),
+            f"one base in {spacing} hidden",
+        ),
+    }
+
+
+def _batches(tile: WindowStarts, size: int) -> Iterator[WindowStarts]:
+    for first in range(0, len(tile.starts), size):
+        part = slice(first, first + size)
+        yield WindowStarts(tile.contig, tile.starts[part], tile.indices[part])
+
+
+class _Tally:
+    """Sums for each window: hidden bases, right answers and bits, for each group."""
+
+    def __init__(self, predictors: list[str]) -> None:
+        self._predictors = predictors
+        self._names: list[str] = []
+        # Per batch: (windows, groups) and twice (windows, predictors, groups).
+        self._counts: list[NDArray[np.float64]] = []
+        self._correct: list[NDArray[np.float64]] = []
+        self._bits: list[NDArray[np.float64]] = []
+
+    def add(
+        self,
+        hidden: Hidden,
+        groups: Mapping[str, NDArray[np.bool_]],
+        predictors: Mapping[str, Predictor],
+    ) -> None:
+        self._names = [ALL, *groups]
+        at = hidden.rows, hidden.columns
+        members = np.ones((len(self._names), len(hidden.rows)))
+        for place, mask in enumerate(groups.values(), 1):
+            members[place] = mask[at]
+        truth = hidden.truth
+        correct, bits = [], []
+        for predict in predictors.values():
+            probabilities = predict(hidden)
+            right = probabilities[np.arange(len(truth)), truth]
+            correct.append(probabilities.argmax(1) == truth)
+            bits.append(-np.log2(right))
+        self._counts.append(_window_sums(members, hidden))
+        for sums, values in ((self._correct, correct), (self._bits, bits)):
+            parts = [_window_sums(members * value, hidden) for value in values]
+            sums.append(np.stack(parts, axis=1))
+
+    def groups(self, settings: EvaluationSettings) -> tuple[Group, ...]:
+        counts = np.concatenate(self._counts)[:, None, :]
+        draws = {"resamples": settings.resamples, "seed": settings.seed}
+        accuracy = resampled_ratios(np.concatenate(self._correct), counts, **draws)
+        bits = resampled_ratios(np.concatenate(self._bits), counts, **draws)
+        found = []
+        for group, name in enumerate(self._names):
+            scores = {
+                predictor: Score(
+                    accuracy=_interval_of(accuracy, (index, group)),
+                    bits=_interval_of(bits, (index, group)),
+                    accuracy_gain=_interval_of(accuracy, (0, group), (index, group)),
+                    bits_gain=_interval_of(bits, (index, group), (0, group)),
+                )
+                for index, predictor in enumerate(self._predictors)
+            }
+            found.append(Group(name, int(counts[:, 0, group].sum()), scores))
+        return tuple(found)
+
+
+def _window_sums(values: NDArray[np.float64], hidden: Hidden) -> NDArray[np.float64]:
+    """Sum (groups, positions) over the positions of each window: (windows, groups)."""
+    number = len(hidden.windows)
+    sums = [np.bincount(hidden.rows, weights=row, minlength=number) for row in values]
+    return np.stack(sums, axis=1)
+
+
+def _interval_of(
+    ratios: Any, place: tuple[int, int], minus: tuple[int, int] | None = None
+) -> Interval:
+    estimate, resampled = ratios.estimate[place], ratios.resampled[(..., *place)]
+    if minus is not None:
+        estimate = estimate - ratios.estimate[minus]
+        resampled = resampled - ratios.resampled[(..., *minus)]
+    return interval(float(estimate), resampled)
+
+
+class StrandDifference(NamedTuple):
+    """Mean absolute difference between the probabilities from the two strands."""
+
+    single: Interval
+    """Each strand read by itself."""
+    averaged: Interval
+    """With strand averaging: zero up to rounding."""
+    windows: int
+
+
+def strand_difference(
+    model: Any,
+    genome: Genome,
+    regions: Sequence[Region],
+    settings: EvaluationSettings,
+    *,
+    max_windows: int = 64,
+) -> StrandDifference:
+    """Compare predictions for masked windows with those for their reverse complements.
+
+    Over the bases hidden under the condition ``random``, the four probabilities weigh
+    equally.
+
+    Parameters
+    ----------
+    max_windows
+        So many windows are enough for three digits.
+    """
+    tiles = tile_windows(regions, settings.window, max_windows)
+    sums: dict[bool, list[NDArray]] = {False: [], True: []}
+    counts = []
+    for tile in tiles:
+        for batch in _batches(tile, settings.batch_size):
+            windows = genome.gather(batch.contig, batch.starts, settings.window).ids
+            hidden = hide_random(
+                windows, batch.indices, share=settings.mask_share, seed=settings.seed
+            )
+            ones = np.ones((1, len(hidden.rows)))
+            counts.append(_window_sums(ones, hidden))
+            for averaged, parts in sums.items():
+                apart = _difference(model, hidden, strand_average=averaged)
+                parts.append(_window_sums(apart[None], hidden))
+    draws = {"resamples": settings.resamples, "seed": settings.seed}
+    hidden_bases = np.concatenate(counts)[:, 0]
+    found = {}
+    for averaged, parts in sums.items():
+        ratios = resampled_ratios(np.concatenate(parts)[:, 0], hidden_bases, **draws)
+        found[averaged] = interval(float(ratios.estimate), ratios.resampled)
+    return StrandDifference(found[False], found[True], len(hidden_bases))
+
+
+def _difference(
+    model: Any, hidden: Hidden, *, strand_average: bool
+) -> NDArray[np.float64]:
+    forward = masked_log_probabilities(
+        model, hidden.masked, strand_average=strand_average
+    )
+    mirrored = alphabet.reverse_complement(hidden.masked.astype(np.uint8))
+    reverse = masked_log_probabilities(
+        model, mirrored.astype(np.int64), strand_average=strand_average
+    )[:, ::-1, ::-1]
+    at = hidden.rows, hidden.columns
+    return np.abs(np.exp(forward[at]) - np.exp(reverse[at])).mean(-1)
