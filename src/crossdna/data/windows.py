@@ -51,10 +51,11 @@ class Locus(NamedTuple):
         return f"{self.source} {self.contig}:{self.start + 1}-{self.end}({self.strand})"
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Window:
     """One sample."""
 
-    sample: int
+    index: int
     """Its number in the dataset."""
     ids: NDArray[np.uint8]
     """(length,), of the strand that `locus` names."""
@@ -66,7 +67,7 @@ class Window(NamedTuple):
 class WindowBatch(NamedTuple):
     """Several samples of one length."""
 
-    samples: NDArray[np.int64]
+    indices: NDArray[np.int64]
     """(batch,) their numbers in the dataset."""
     ids: NDArray[np.uint8]
     """(batch, length)"""
@@ -77,7 +78,7 @@ class WindowBatch(NamedTuple):
     def windows(self) -> list[Window]:
         """Take the batch apart; the arrays are views."""
         rows = zip(
-            self.samples.tolist(), self.ids, self.weights, self.loci, strict=True
+            self.indices.tolist(), self.ids, self.weights, self.loci, strict=True
         )
         return [Window(*row) for row in rows]
 
@@ -260,79 +261,6 @@ class WindowDataset(Dataset[Window]):
             name = pool.source.name
             loci.append(Locus(name, contig, start, start + self.length, strand))
         return loci
-
-
-class EvaluationDataset(Dataset[Window]):
-    """Windows that tile regions; each base has weight 1 in exactly one of them.
-
-    Parameters
-    ----------
-    source
-        Genome and regions; its weight is not used.
-    length
-        Bases in a window.
-    max_n_share
-        Windows with a larger share of N are left out.
-
-    Raises
-    ------
-    CrossDNAError
-        A size or share out of range, or no window is left.
-    """
-
-    def __init__(
-        self, source: Source, *, length: int, max_n_share: float = 0.05
-    ) -> None:
-        _check_sizes(length, max_n_share, 1.0)
-        for region in source.regions:
-            check_region(region, source.genome.contigs, source.name)
-        self.source = source
-        self.length = length
-        tiles = [
-            tile
-            for tile in evaluation_windows(source.regions, length)
-            if (self._ids([tile.region]) == alphabet.N).mean() <= max_n_share
-        ]
-        if not tiles:
-            raise CrossDNAError(
-                f"{source.name}: no evaluation window of {length} bases has at most "
-                f"{max_n_share:.0%} N; take shorter windows or other regions"
-            )
-        self._tiles = tiles
-
-    def __len__(self) -> int:
-        return len(self._tiles)
-
-    def __getitem__(self, index: int) -> Window:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Window]:
-        """Give several samples at once, for torch's DataLoader."""
-        return self.batch(indices).windows()
-
-    def locus(self, index: int) -> Locus:
-        """Where sample `index` lies."""
-        return self._locus(self._tiles[index].region)
-
-    def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> WindowBatch:
-        """Read several windows at once; indices from 0 to ``len(self) - 1``."""
-        numbers = np.asarray(indices, np.int64)
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
-            raise IndexError(f"samples are 0 to {len(self) - 1}, got {indices}")
-        tiles = [self._tiles[number] for number in numbers]
-        new = np.array([tile.new for tile in tiles])
-        weights = (np.arange(self.length) >= self.length - new[:, None]) * np.float32(1)
-        regions = [tile.region for tile in tiles]
-        return WindowBatch(
-            numbers, self._ids(regions), weights, [self._locus(r) for r in regions]
-        )
-
-    def _ids(self, regions: Sequence[Region]) -> NDArray[np.uint8]:
-        loci = [self._locus(region) for region in regions]
-        return _read({self.source.name: self.source.genome}, loci, self.length).ids
-
-    def _locus(self, region: Region) -> Locus:
-        return Locus(self.source.name, region.contig, region.start, region.end, "+")
 
 
 class Tile(NamedTuple):
