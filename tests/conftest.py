@@ -1,6 +1,5 @@
 """Fixtures shared by all tests."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_configure(config):
-    """One thread per worker: two workers with two threads each only get in each other's way."""
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        torch.set_num_threads(1)
+    """One thread each: the suite runs in as many processes as there are cores."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(

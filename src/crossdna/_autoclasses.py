@@ -1,4 +1,4 @@
-"""Register our classes with transformers' Auto classes, at no cost to `import crossdna`.
+"""Register our classes with transformers' Auto classes, at no cost to importing us.
 
 transformers takes seconds to load its model machinery, and ``crossdna --help`` must
 not wait for it. So when transformers is not loaded yet, registration waits for the

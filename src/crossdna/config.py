@@ -1,4 +1,4 @@
-"""Recipes: TOML files read into frozen dataclasses, where an unknown key is an error."""
+"""Recipes: TOML files read into frozen dataclasses; an unknown key is an error."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def sequence_logits(
     *,
     strand_average: bool = False,
 ) -> Tensor:
-    """Output of a sequence head, (batch, labels) float32; strands averaged as logits."""
+    """Output of a sequence head, (batch, labels) float32; averaged as logits."""
 
     def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
         return model(input_ids=ids, attention_mask=mask).logits.float()

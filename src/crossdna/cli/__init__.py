@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"crossdna {arguments.verb}: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader (head, less) went away: not an error, but stdout must not be flushed.
+        # The reader (head, less) went away: no error, but stdout must not be flushed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
+from transformers.utils.hub import cached_file
 
 from crossdna.errors import CrossDNAError
 
@@ -29,9 +30,9 @@ class StrictLoadingMixin:
     head_prefixes: ClassVar[tuple[str, ...]] = ("head.",)
 
     @classmethod
-    def from_pretrained(  # type: ignore[no-untyped-def]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
-    ):
+    ) -> Any:
         """Load a checkpoint directory or hub id, as transformers does, but strictly.
 
         Raises

@@ -45,7 +45,9 @@ class CrossDNATokenizer(PreTrainedTokenizer):
         """All tokens and their ids."""
         return dict(_IDS)
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:
+    def _encode_plus(  # type: ignore[override]
+        self, text: Any, text_pair: Any = None, **kwargs: Any
+    ) -> Any:
         if text_pair is not None:
             raise CrossDNAError("pairs of sequences mean nothing to this tokenizer")
         if isinstance(text, str):

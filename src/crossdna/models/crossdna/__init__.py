@@ -8,8 +8,8 @@ from crossdna.models.crossdna.modeling import (
     CrossDNAModel,
     CrossDNAModelOutput,
     CrossDNAPredictionOutput,
-    StrandContext,
 )
+from crossdna.models.crossdna.streams import StrandContext
 
 __all__ = [
     "CrossDNAConfig",

@@ -40,8 +40,8 @@ class CrossDNAConfig(PreTrainedConfig):
     block_size : int or None
         Bases after which the branches swap strands; None: one block, no swap.
     strand_alignment : {"locus", "sequence"}
-        Which slice of the reverse strand shares a block with a forward slice: the one of
-        the same locus, or (published) the same slice of the whole reverse complement.
+        Which slice of the reverse strand shares a block with a forward slice: the one
+        of the same locus, or (published) that slice of the whole reverse complement.
     block_context : {"recurrent", "independent"}
         Whether a strand's states pass from block to block, or (published) each block
         starts from nothing.

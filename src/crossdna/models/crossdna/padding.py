@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 
 
@@ -56,9 +57,9 @@ def align_left(ids: Tensor, attention_mask: Tensor | None) -> Alignment:
     there = (positions + shift) % ids.shape[1]
     back = (positions - shift) % ids.shape[1]
     lengths = mask.sum(dim=1)
-    return Alignment(
-        ids.gather(1, there), positions < lengths.unsqueeze(1), lengths, back
-    )
+    mask = positions < lengths.unsqueeze(1)
+    ids = ids.gather(1, there).masked_fill(~mask, alphabet.PAD)
+    return Alignment(ids, mask, lengths, back)
 
 
 def _check(mask: Tensor) -> None:

@@ -114,7 +114,7 @@ def translate_config(published: Mapping[str, Any]) -> dict[str, Any]:
     kv_heads = _at(published, ("transformer_cfg", "attn", "num_kv_heads"), heads)
     if kv_heads not in (None, heads):
         raise CrossDNAError(
-            f"config.json: {kv_heads} key heads for {heads} query heads are not supported"
+            f"config.json: {kv_heads} key heads for {heads} query heads: not supported"
         )
     blocks = published.get("use_s_scan", True)
     ours = {

@@ -1,0 +1,213 @@
+"""A branch of CrossDNA: delta rule, window attention, and the state they carry."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossdna.models.crossdna.configuration import CrossDNAConfig
+from crossdna.ops.delta_rule import delta_rule
+from crossdna.ops.short_conv import short_conv
+from crossdna.ops.window_attention import WindowCache, window_attention
+
+
+class LayerState(NamedTuple):
+    """What a layer carries from the bases it has read to those that follow.
+
+    Attributes
+    ----------
+    conv : (batch, conv_size - 1, channels)
+        Last inputs of the short convolution.
+    delta : (batch, heads, key width, value width) float32
+        State of the delta rule.
+    window : WindowCache
+        Last keys and values of the attention window.
+    """
+
+    conv: Tensor
+    delta: Tensor
+    window: WindowCache
+
+
+BranchState = tuple[LayerState, ...]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a weight."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class DeltaRuleMixer(nn.Module):
+    """Gated delta rule with a feedback key parallel to the key (Comba)."""
+
+    def __init__(self, config: CrossDNAConfig) -> None:
+        super().__init__()
+        self.heads, self.key_dim = config.num_heads, config.head_dim
+        self.value_dim = config.value_dim
+        self.correction_factor = config.correction_factor
+        keys, values = self.heads * self.key_dim, self.heads * self.value_dim
+        self.sizes = [keys, keys, values]
+        self.qkv_proj = nn.Linear(config.d_model, sum(self.sizes), bias=False)
+        # Output gate, decay and writing strength.
+        self.gate_sizes = [values, self.heads, self.heads]
+        self.gate_proj = nn.Linear(config.d_model, sum(self.gate_sizes), bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(sum(self.sizes), config.conv_size))
+        self.A_log = nn.Parameter(torch.empty(self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(self.heads))
+        self.decay = nn.Parameter(torch.empty(self.heads))
+        self.correction = nn.Parameter(torch.empty(self.heads))
+        self.out_norm = RMSNorm(self.value_dim, config.norm_eps)
+        self.out_proj = nn.Linear(values, config.d_model, bias=False)
+        self.reset_own_parameters()
+
+    def reset_own_parameters(self) -> None:
+        """Draw the parameters that belong to no submodule."""
+        nn.init.uniform_(self.conv_weight, -1, 1)
+        with torch.no_grad():
+            self.conv_weight.mul_(self.conv_weight.shape[1] ** -0.5)
+            # A of zero would be a head that never forgets, with a logarithm of -inf.
+            self.A_log.uniform_(1e-4, 16).log_()
+            # Time steps are log-uniform; the bias is their inverse softplus.
+            step = self.dt_bias.uniform_(math.log(1e-3), math.log(1e-1)).exp_()
+            step.clamp_(min=1e-4)
+            step.add_((-(-step).expm1()).log())
+            self.decay.fill_(1.0)
+            self.correction.fill_(self.correction_factor)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, state: LayerState | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mix along the length; returns output, convolution tail and delta state."""
+        batch, length, _ = x.shape
+        qkv = short_conv(
+            self.qkv_proj(x),
+            self.conv_weight,
+            tail=None if state is None else state.conv,
+            mask=mask,
+            activation="silu",
+        )
+        q, k, v = (
+            part.view(batch, length, self.heads, -1)
+            for part in qkv.output.split(self.sizes, dim=-1)
+        )
+        gate, rate, strength = self.gate_proj(x).split(self.gate_sizes, dim=-1)
+        # Decays stay float32: their sums are exponentiated.
+        log_decay = -self.A_log.float().exp() * F.softplus(rate.float() + self.dt_bias)
+        mixed = delta_rule(
+            q,
+            k,
+            v,
+            log_decay,
+            strength.float().sigmoid(),
+            self.decay.float().sigmoid(),
+            self.correction.float(),
+            initial_state=None if state is None else state.delta,
+            mask=mask,
+        )
+        o = self.out_norm(mixed.output) * gate.view_as(mixed.output).sigmoid()
+        return self.out_proj(o.flatten(2)), qkv.tail, mixed.state
+
+
+class WindowAttentionBlock(nn.Module):
+    """Pre-norm transformer block whose causal attention sees a sliding window."""
+
+    def __init__(self, config: CrossDNAConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.heads, self.window = config.attention_heads, config.window_size
+        self.rope_theta = config.rope_theta
+        self.attention_norm = RMSNorm(width, config.norm_eps)
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False)
+        self.mlp_norm = RMSNorm(width, config.norm_eps)
+        self.gate_up_proj = nn.Linear(width, 2 * config.mlp_dim, bias=False)
+        self.down_proj = nn.Linear(config.mlp_dim, width, bias=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, cache: WindowCache | None
+    ) -> tuple[Tensor, WindowCache]:
+        """Attend and transform; also returns the last keys and values."""
+        batch, length, _ = x.shape
+        qkv = self.qkv_proj(self.attention_norm(x))
+        q, k, v = qkv.view(batch, length, 3, self.heads, -1).unbind(2)
+        attended = window_attention(
+            q,
+            k,
+            v,
+            window=self.window,
+            rope_theta=self.rope_theta,
+            cache=cache,
+            mask=mask,
+        )
+        x = x + self.out_proj(attended.output.flatten(2))
+        gate, up = self.gate_up_proj(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down_proj(F.silu(gate) * up), attended.cache
+
+
+class BranchLayer(nn.Module):
+    """Delta rule, window attention on its output, and a learned blend of both."""
+
+    def __init__(self, config: CrossDNAConfig) -> None:
+        super().__init__()
+        self.mixer = DeltaRuleMixer(config)
+        self.attention = WindowAttentionBlock(config)
+        self.blend = nn.Linear(2 * config.d_model, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, state: LayerState | None
+    ) -> tuple[Tensor, LayerState]:
+        """Mix, attend and blend; also returns the state behind the last base."""
+        m, conv, delta = self.mixer(x, mask, state)
+        t, window = self.attention(m, mask, None if state is None else state.window)
+        g = self.blend(torch.cat([m, t], dim=-1)).sigmoid()
+        return self.norm(torch.lerp(m, t, g)), LayerState(conv, delta, window)
+
+
+class Branch(nn.Module):
+    """A causal stack that reads one strand in its own 5' to 3' direction."""
+
+    def __init__(self, config: CrossDNAConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(BranchLayer(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        state: BranchState | None = None,
+        collect: list[Tensor] | None = None,
+    ) -> tuple[Tensor, BranchState]:
+        """Read a stretch of one strand.
+
+        Parameters
+        ----------
+        x : (batch, length, d_model)
+            Stem features in reading order.
+        mask : (batch, length) bool, optional
+            False where there is no base; states pass over such positions unchanged.
+        state : BranchState, optional
+            Where the stretch before ended.
+        collect : list, optional
+            Receives each layer's output.
+        """
+        states = []
+        for i, layer in enumerate(self.layers):
+            x, carried = layer(x, mask, None if state is None else state[i])
+            states.append(carried)
+            if collect is not None:
+                collect.append(x)
+        return self.norm(x), tuple(states)
