@@ -124,7 +124,8 @@ def _check(
     if k.ndim != 4 or q.shape != k.shape or v.shape[:3] != k.shape[:3]:
         raise CrossDNAError(
             "delta_rule: q, k (batch, length, heads, keys) and v (batch, length, "
-            f"heads, values) do not fit: {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+            f"heads, values) do not fit: {tuple(q.shape)}, {tuple(k.shape)}, "
+            f"{tuple(v.shape)}"
         )
     if k.shape[1] == 0:
         raise CrossDNAError("delta_rule: the sequence is empty")

@@ -36,11 +36,12 @@ def delta_rule(
     q, k, p = normalise(q) * q.shape[-1] ** -0.5, normalise(k), normalise(p)
     state = initial_state
     outputs = []
-    for t in range(q.shape[1]):
+    steps = zip(*(x.unbind(1) for x in (q, k, p, v, log_decay, beta)), strict=True)
+    for q_t, k_t, p_t, v_t, g_t, beta_t in steps:
         # The feedback reads the state before it decays.
-        read = torch.einsum("bhkv,bhk->bhv", state, p[:, t])
-        u = beta[:, t, :, None] * (v[:, t] - read)
-        kept = log_decay[:, t].exp()[..., None, None] * state
-        state = kept + torch.einsum("bhk,bhv->bhkv", k[:, t], u)
-        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, t]))
+        read = torch.einsum("bhkv,bhk->bhv", state, p_t)
+        u = beta_t[..., None] * (v_t - read)
+        kept = g_t.exp()[..., None, None] * state
+        state = kept + torch.einsum("bhk,bhv->bhkv", k_t, u)
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q_t))
     return torch.stack(outputs, 1), state

@@ -28,7 +28,7 @@ class ShortConvOutput(NamedTuple):
     tail: Tensor
 
 
-def _accepts(*_arguments: object, **_options: object) -> None:
+def _accepts(*_arguments: object) -> None:
     return None
 
 
@@ -71,10 +71,12 @@ def short_conv(
         x = x.masked_fill(~mask.bool()[..., None], 0.0)
     if tail is None:
         tail = x.new_zeros((x.shape[0], width - 1, x.shape[2]))
-    joined = cat([tail.to(x.dtype), x], 1)
-    chosen = choose("short_conv", BACKENDS, backend, (joined, weight))
-    output = chosen.kernel(joined, weight, silu=activation == "silu")
-    return ShortConvOutput(output, joined[:, joined.shape[1] - width + 1 :].clone())
+    tail = tail.to(x.dtype)
+    chosen = choose("short_conv", BACKENDS, backend, (x, weight, tail))
+    output = chosen.kernel(x, weight, tail, silu=activation == "silu")
+    start = max(0, x.shape[1] - width + 1)
+    ending = cat([tail, x[:, start:]], 1)
+    return ShortConvOutput(output, ending[:, ending.shape[1] - width + 1 :].clone())
 
 
 def _check(

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def short_conv(x: Tensor, weight: Tensor, *, silu: bool) -> Tensor:
-    """Convolve; `x` (batch, width - 1 + length, channels) starts with the tail."""
-    width = weight.shape[1]
-    length = x.shape[1] - width + 1
+def short_conv(x: Tensor, weight: Tensor, tail: Tensor, *, silu: bool) -> Tensor:
+    """Convolve; arguments as in `crossdna.ops.short_conv.short_conv`."""
+    width, length = weight.shape[1], x.shape[1]
+    x = torch.cat([tail, x], 1)
     steps = []
     for t in range(length):
         steps.append((x[:, t : t + width] * weight.to(x.dtype).t()).sum(1))

@@ -42,9 +42,10 @@ def attend(
     rope_theta: float,
 ) -> Tensor:
     """Call `kernel` (flex_attention, compiled or not) with this window's block mask."""
-    q, k, v = rotated(q, k, v.to(q.dtype), rope_theta)
-    offset = k.shape[2] - q.shape[2]
-    mask = block_mask(q.shape[2], offset, window, visible, q.device)
+    offset = k.shape[1] - q.shape[1]
+    mask = block_mask(q.shape[1], offset, window, visible, q.device)
+    q, k = rotated(q, k, rope_theta)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v.to(q.dtype)))
     return kernel(q, k, v, block_mask=mask).transpose(1, 2)
 
 
