@@ -1,0 +1,85 @@
+"""Checkpoint directories that exist whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from crossdna.errors import CrossDNAError
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` optimiser steps lies."""
+    return folder / f"checkpoint-{step}"
+
+
+def best_path(folder: Path, step: int) -> Path:
+    """Where the model lies that was best on held-out windows, found at `step`."""
+    return folder / f"best-{step}"
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    steps = [(int(match[1]), path) for match, path in found if match and path.is_dir()]
+    return [path for _, path in sorted(steps)]
+
+
+def partial_path(final: Path) -> Path:
+    """Where a directory is filled before it gets its name."""
+    return final.with_name(f".partial-{final.name}")
+
+
+def publish(final: Path) -> None:
+    """Give a filled partial directory its name, once its files are on the disk."""
+    partial = partial_path(final)
+    try:
+        for path in sorted(partial.rglob("*")):
+            if path.is_file():
+                _sync(path)
+        _sync(partial)
+        partial.rename(final)
+        _sync(final.parent)
+    except OSError as error:
+        raise CrossDNAError(f"cannot write {final}: {error.strerror}") from error
+
+
+def start_partial(final: Path) -> Path:
+    """Make an empty partial directory, removing what a killed run left there."""
+    partial = partial_path(final)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise CrossDNAError(f"cannot write {partial}: {error.strerror}") from error
+    return partial
+
+
+def prune(folder: Path, keep: int, best_step: int | None) -> None:
+    """Remove checkpoints but the newest `keep`, best models but that of `best_step`.
+
+    What killed runs left half done goes too.
+    """
+    doomed = complete_checkpoints(folder)[:-keep]
+    if best_step is not None:
+        best = best_path(folder, best_step)
+        doomed += [path for path in folder.glob("best-*") if path != best]
+    for path in doomed:
+        # Renamed first: a half-removed directory must not look like a whole one.
+        path.rename(path.with_name(f".old-{path.name}"))
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

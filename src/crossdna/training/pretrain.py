@@ -1,0 +1,286 @@
+"""Pretraining a model from a recipe, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer_callback import PrinterCallback
+
+import crossdna
+from crossdna.config import to_table, write_toml
+from crossdna.errors import CrossDNAError
+from crossdna.files import atomic_open, atomic_path, claim_output_directory
+from crossdna.training.checkpoints import best_path, complete_checkpoints
+from crossdna.training.pretraining_data import (
+    VALID_SEED,
+    MaskingCollator,
+    OpenGenome,
+    open_genomes,
+    training_windows,
+    validation_windows,
+)
+from crossdna.training.pretraining_objectives import (
+    CrossDNAObjective,
+    MaskedObjective,
+    ObjectiveSettings,
+)
+from crossdna.training.pretraining_recipe import (
+    FAMILIES,
+    FREE_ON_RESUME,
+    PretrainRecipe,
+    TrainSettings,
+    model_config,
+)
+from crossdna.training.progress import RichProgress
+from crossdna.training.trainer import PretrainingTrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crossdna.training.pretraining_objectives import PretrainingObjective
+
+RECIPE_NAME = "recipe.toml"
+PROVENANCE_NAME = "provenance.json"
+LOG_NAME = "training_log.jsonl"
+
+
+def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> Path:
+    """Train a model; with `resume`, go on from the newest whole checkpoint.
+
+    Parameters
+    ----------
+    recipe
+        What to do.
+    output
+        Directory for the model, the recipe, the log and the checkpoints.
+    resume
+        Allow `output` to hold a run of the same recipe and finish it.
+
+    Returns
+    -------
+    output
+
+    Raises
+    ------
+    CrossDNAError
+        Bad input, found before anything is written, or a loss that is no number.
+    """
+    genomes = open_genomes(recipe.genome)
+    held_out = validation_windows(genomes, recipe.windows)
+    windows = training_windows(
+        genomes,
+        recipe.windows,
+        samples=recipe.train.steps * recipe.train.batch_size,
+        seed=recipe.train.seed,
+    )
+    arguments = _arguments(recipe.train, output / "checkpoints", held_out is not None)
+    if arguments.should_save:
+        _claim(recipe, output, resume=resume)
+    arguments.distributed_state.wait_for_everyone()
+    if (output / PROVENANCE_NAME).is_file():
+        return output
+    # Weights before the trainer, dropout after it, from seeds of their own.
+    set_seed(recipe.train.seed)
+    model = FAMILIES[recipe.model["type"]].model(model_config(recipe.model))
+    trainer = PretrainingTrainer(
+        model,
+        arguments,
+        windows=windows,
+        held_out=held_out,
+        collators=(
+            MaskingCollator(recipe.masking, recipe.train.seed),
+            MaskingCollator(recipe.masking, VALID_SEED),
+        ),
+        objective=_objective(recipe.objective, model),
+        keep=recipe.train.keep_checkpoints,
+    )
+    checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
+    if checkpoint is not None:
+        trainer.load_objective(checkpoint)
+    _add_callbacks(trainer, recipe, output)
+    torch.manual_seed(recipe.train.seed + arguments.process_index)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if arguments.should_save:
+        _write_result(trainer, recipe, genomes, output)
+    trainer.accelerator.wait_for_everyone()
+    return output
+
+
+def _objective(settings: ObjectiveSettings, model: Any) -> PretrainingObjective:
+    if settings.type == "masked":
+        return MaskedObjective()
+    return CrossDNAObjective(settings, model)
+
+
+def _arguments(
+    settings: TrainSettings, folder: Path, evaluates: bool
+) -> TrainingArguments:
+    """Translate for transformers, once it is clear that the devices are there."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise CrossDNAError("train.device is cuda, but torch finds no CUDA device here")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        learning_rate=settings.lr,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": settings.min_lr_share},
+        warmup_steps=round(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.clip,
+        optim="adamw_torch_fused",
+        bf16=settings.precision == "bf16",
+        use_cpu=settings.device == "cpu" or not torch.cuda.is_available(),
+        seed=settings.seed,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=settings.evaluate_every,
+        save_steps=settings.save_every,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        dataloader_num_workers=settings.workers,
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    share, rest = divmod(settings.batch_size, arguments.world_size)
+    if rest:
+        raise CrossDNAError(
+            f"train.batch_size {settings.batch_size} cannot be dealt out evenly to "
+            f"{arguments.world_size} processes"
+        )
+    micro = min(settings.micro_batch or share, share)
+    if share % micro:
+        raise CrossDNAError(
+            f"train.micro_batch {micro} does not divide the {share} windows that a "
+            "process reads in a step"
+        )
+    arguments.per_device_train_batch_size = micro
+    arguments.per_device_eval_batch_size = micro
+    arguments.gradient_accumulation_steps = share // micro
+    return arguments
+
+
+def _claim(recipe: PretrainRecipe, output: Path, *, resume: bool) -> None:
+    """Take the output directory, or check that its run is this one."""
+    claim_output_directory(output, resume=resume)
+    path, table = output / RECIPE_NAME, to_table(recipe)
+    if path.is_file():
+        _require_same(table, tomllib.loads(path.read_text()), path)
+    elif any(output.glob("[!.]*")):
+        raise CrossDNAError(f"{output} holds no run to resume: it has no {RECIPE_NAME}")
+    with atomic_open(path) as handle:
+        handle.write(write_toml(table))
+
+
+def _require_same(new: dict[str, Any], old: dict[str, Any], path: Path) -> None:
+    was, now = _flat(old), _flat(new)
+    for key in was.keys() | now.keys():
+        if was.get(key) != now.get(key) and key not in FREE_ON_RESUME:
+            raise CrossDNAError(
+                f"{path}: the run was started with {key} = {was.get(key)!r}, not "
+                f"{now.get(key)!r}; resume it unchanged or start another one"
+            )
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+class FollowModel(TrainerCallback):
+    """Lets the teachers follow after each optimiser step."""
+
+    def __init__(self, objective: PretrainingObjective) -> None:
+        self.objective = objective
+
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Update, before the step's checkpoint is written."""
+        self.objective.after_update(model)
+
+
+class LogFile(TrainerCallback):
+    """Writes the whole log as JSON lines whenever a checkpoint is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write what has been logged since step 0, resumed or not."""
+        if state.is_world_process_zero:
+            with atomic_open(self.path) as handle:
+                handle.writelines(json.dumps(row) + "\n" for row in state.log_history)
+
+    on_train_end = on_save
+
+
+def _add_callbacks(
+    trainer: PretrainingTrainer, recipe: PretrainRecipe, output: Path
+) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(FollowModel(trainer.goal))
+    if trainer.args.should_save:
+        trainer.add_callback(LogFile(output / LOG_NAME))
+        writer = SummaryWriter(str(output / "tensorboard"))
+        trainer.add_callback(TensorBoardCallback(writer))
+    bases = recipe.train.batch_size * recipe.windows.length
+    trainer.add_callback(RichProgress(bases))
+
+
+def _write_result(
+    trainer: PretrainingTrainer,
+    recipe: PretrainRecipe,
+    genomes: Sequence[OpenGenome],
+    output: Path,
+) -> None:
+    """Put the model, its tokenizer and how it was made into the output directory."""
+    best, weights_step = trainer.state.best_global_step, trainer.state.global_step
+    with tempfile.TemporaryDirectory(dir=output, prefix=".") as name:
+        folder = Path(name)
+        family = FAMILIES[recipe.model["type"]]
+        family.tokenizer().save_pretrained(folder)
+        if recipe.train.keep == "best" and best is not None:
+            weights_step = best
+            for part in ("config.json", "model.safetensors"):
+                shutil.copy(best_path(trainer.folder, best) / part, folder / part)
+        else:
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        for file in folder.iterdir():
+            with atomic_path(output / file.name) as temporary:
+                shutil.copy(file, temporary)
+    facts = {
+        "package": f"crossdna {crossdna.__version__}",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "command": shlex.join(sys.argv),
+        "seed": recipe.train.seed,
+        "genomes": {g.name: g.genome.fingerprint for g in genomes},
+        "steps": trainer.state.global_step,
+        "weights_of_step": weights_step,
+        "best_held_out_loss": trainer.state.best_metric,
+        "processes": trainer.args.world_size,
+        "device": str(trainer.args.device),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # Written last: this file says that the run is finished.
+    with atomic_open(output / PROVENANCE_NAME) as handle:
+        handle.write(json.dumps(facts, indent=1) + "\n")

@@ -1,0 +1,69 @@
+"""Showing a training run on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from transformers import TrainerCallback
+
+
+class RichProgress(TrainerCallback):
+    """Steps, loss, bases per second and time left, on stderr if that is a terminal.
+
+    Parameters
+    ----------
+    bases_per_step
+        Bases that all processes read in an optimiser step.
+    """
+
+    def __init__(self, bases_per_step: int) -> None:
+        self.bases_per_step = bases_per_step
+        console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.notes: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the bar where the run starts."""
+        if state.is_world_process_zero:
+            self.progress.start()
+            self.task = self.progress.add_task(
+                "", total=state.max_steps, completed=state.global_step, note=""
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        if state.is_world_process_zero:
+            task = self.progress.tasks[self.task]
+            rate = (task.speed or 0) * self.bases_per_step
+            notes = [*self.notes.values(), f"{rate:,.0f} bases/s"]
+            self.progress.update(
+                self.task, completed=state.global_step, note=", ".join(notes)
+            )
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
+    ) -> None:
+        """Remember the newest losses."""
+        for key, name in (("loss", "loss"), ("eval_loss", "held-out")):
+            if logs and key in logs:
+                self.notes[key] = f"{name} {logs[key]:.4f}"
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave the finished bar."""
+        self.progress.stop()

@@ -1,0 +1,311 @@
+"""The loop of pretraining: transformers' Trainer with our objective and saving.
+
+What is added to it: every optimiser step sees the samples that its number says, however
+many processes share them; losses are normalised over the whole step; a teacher follows
+the model; checkpoints are whole or absent; a loss that is no number stops the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, SequentialSampler, Subset
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput
+
+from crossdna.alphabet import NUM_BASES
+from crossdna.data.masking import IGNORED
+from crossdna.errors import CrossDNAError
+from crossdna.files import atomic_directory
+from crossdna.training.checkpoints import (
+    best_path,
+    checkpoint_path,
+    partial_path,
+    prune,
+    publish,
+    start_partial,
+)
+from crossdna.training.objectives import masked_cross_entropy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from crossdna.data.windows import WindowDataset
+    from crossdna.training.pretraining_data import MaskingCollator
+    from crossdna.training.pretraining_objectives import PretrainingObjective
+
+OBJECTIVE_NAME = "objective.safetensors"
+METRICS_NAME = "metrics.json"
+
+
+class NonFiniteLossError(CrossDNAError):
+    """Training cannot go on; the message names step, loci and where the state lies."""
+
+
+class PretrainingTrainer(Trainer):
+    """Trains on windows; sample i of optimiser step s is always number s * batch + i.
+
+    Parameters
+    ----------
+    model
+        A masked language model; ``forward(input_ids, **options)`` gives ``logits``.
+    args
+        With `output_dir` the folder for checkpoints.
+    windows
+        All samples of the run, in order.
+    held_out
+        Samples to evaluate on, if any.
+    collators
+        How to mask the windows and the held-out ones.
+    objective
+        What the model learns beside the masked bases.
+    keep
+        How many checkpoints to keep beside the best model.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        *,
+        windows: WindowDataset,
+        held_out: WindowDataset | None,
+        collators: tuple[MaskingCollator, MaskingCollator],
+        objective: PretrainingObjective,
+        keep: int = 2,
+    ) -> None:
+        super().__init__(model, args, train_dataset=windows, eval_dataset=held_out)
+        # The loss below is already divided by what the whole step predicts.
+        self.model_accepts_loss_kwargs = True
+        self.windows, self.held_out, self.collators = windows, held_out, collators
+        self.goal, self.keep = objective, keep
+        self._step_samples: list[int] = []
+        self._start_parts()
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints lie."""
+        return Path(str(self.args.output_dir))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the order of sample numbers, dealt out to the processes."""
+        loader = DataLoader(
+            self.windows,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=SequentialSampler(self.windows),
+            collate_fn=self.collators[0],
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Held-out windows, dealt out to the processes so that none is read twice."""
+        assert self.held_out is not None
+        total, own = len(self.held_out), self.args.process_index
+        return DataLoader(
+            Subset(self.held_out, range(own, total, self.args.world_size)),
+            batch_size=self.args.per_device_eval_batch_size,
+            collate_fn=self.collators[1],
+        )
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices and convolutions; no norm, bias or per-head scalar is decayed."""
+        return [name for name, p in model.named_parameters() if p.ndim > 1]
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """One step's micro-batches and the weight of all that the step predicts."""
+        batches = list(islice(epoch_iterator, num_batches))
+        self._step_samples = [i for b in batches for i in b["index"].tolist()]
+        self._steps_noted += 1
+        weight = torch.stack([b["weights"].sum() for b in batches]).sum().to(device)
+        return batches, self.accelerator.reduce(weight, "sum").clamp(min=1e-6)
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Give a micro-batch's share of the step's loss.
+
+        Shares are such that their sum over micro-batches, averaged over processes (as
+        data parallel training does with gradients), is the loss of the whole step.
+        """
+        step, network = self.state.global_step, self.accelerator.unwrap_model(model)
+        self.goal.prepare(network, step)
+        ids = inputs["input_ids"]
+        output = model(input_ids=ids, **self.goal.forward_options)
+        masked = masked_cross_entropy(
+            output.logits, inputs["labels"], inputs["weights"]
+        )
+        masked_loss = masked.total * self.args.world_size / num_items_in_batch
+        with self.accelerator.autocast():
+            terms = self.goal.auxiliary_terms(network, output, ids, step)
+        loss = masked_loss
+        for term in terms:
+            share = term.value / self.current_gradient_accumulation_steps
+            loss = loss + term.weight * share
+            self._note(term.name, share)
+        self._note("masked", masked_loss)
+        self._require_finite("loss", loss)
+        return (loss, output) if return_outputs else loss
+
+    def _note(self, name: str, value: Tensor) -> None:
+        noted = self._parts.get(f"loss_{name}", 0.0)
+        self._parts[f"loss_{name}"] = noted + value.detach()
+
+    def _require_finite(self, what: str, value: Tensor) -> None:
+        if bool(torch.isfinite(value).all()):
+            return
+        step = self.state.global_step
+        loci = [str(self.windows.locus(i)) for i in self._step_samples]
+        report = {
+            "step": step,
+            what: str(value.item()),
+            "process": self.args.process_index,
+            "samples": self._step_samples,
+            "loci": loci,
+            "parts": {name: part.item() for name, part in self._parts.items()},
+        }
+        place = self.folder / f"non-finite-{step}-process-{self.args.process_index}"
+        with atomic_directory(place) as partial:
+            network = self.accelerator.unwrap_model(self.model)
+            network.save_pretrained(partial)
+            assert self.optimizer is not None
+            torch.save(self.optimizer.state_dict(), partial / "optimizer.pt")
+            self._save_objective(partial)
+            (partial / METRICS_NAME).write_text(json.dumps(report, indent=1))
+        shown = ", ".join(loci[:4]) + (", ..." if len(loci) > 4 else "")
+        raise NonFiniteLossError(
+            f"step {step}: the {what} is {value.item()}; windows {shown}; the state is "
+            f"in {place}. A lower train.lr or precision float32 may help"
+        )
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None:
+            self._require_finite("gradient norm", torch.as_tensor(norm))
+        return norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the loss, averaged since the last log."""
+        if "loss" in logs and self._parts:
+            names = sorted(self._parts)
+            values = torch.stack([self._parts[name].float() for name in names])
+            sums = self.accelerator.reduce(values, "mean").tolist()
+            logs |= {
+                name: total / self._steps_noted
+                for name, total in zip(names, sums, strict=True)
+            }
+            self._start_parts()
+        super().log(logs, start_time)
+
+    def _start_parts(self) -> None:
+        self._parts: dict[str, Tensor] = {}
+        self._steps_noted = 0
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Masked bases of held-out windows, each counting the same.
+
+        Metrics: ``loss`` (nats), ``bits_per_base`` and ``accuracy`` among A C G T.
+        """
+        network = self.accelerator.unwrap_model(self.model)
+        self.goal.prepare(network, self.state.global_step)
+        was_training = network.training
+        network.eval()
+        sums = torch.zeros(4, dtype=torch.float64, device=self.args.device)
+        for batch in dataloader:
+            batch = self._prepare_inputs(batch)
+            logits = network(input_ids=batch["input_ids"]).logits
+            sums += _masked_sums(logits, batch["labels"])
+        network.train(was_training)
+        nats, bits, right, count = self.accelerator.reduce(sums, "sum").tolist()
+        values = {
+            "loss": nats / count,
+            "bits_per_base": bits / count,
+            "accuracy": right / count,
+        }
+        return EvalLoopOutput(
+            predictions=np.empty(0),
+            label_ids=None,
+            metrics={f"{metric_key_prefix}_{k}": v for k, v in values.items()},
+            num_samples=int(count),
+        )
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Keep the best model so far beside the checkpoints."""
+        improved = super()._determine_best_metric(metrics, trial)
+        if improved and self.args.should_save:
+            network = self.accelerator.unwrap_model(self.model)
+            place = best_path(self.folder, self.state.global_step)
+            # Left by a run that was killed between this step and its next checkpoint.
+            shutil.rmtree(place, ignore_errors=True)
+            with atomic_directory(place) as part:
+                network.save_pretrained(part)
+                (part / METRICS_NAME).write_text(json.dumps(metrics, indent=1))
+        return improved
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save everything that the run depends on; the directory appears when whole."""
+        step = self.state.global_step
+        final = checkpoint_path(self.folder, step)
+        self.goal.prepare(self.accelerator.unwrap_model(model), step)
+        if self.args.should_save:
+            start_partial(final)
+        self.accelerator.wait_for_everyone()
+        partial = str(partial_path(final))
+        self.save_model(partial, _internal_call=True)
+        self._save_optimizer_and_scheduler(partial)
+        self._save_scaler(partial)
+        self._save_rng_state(partial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._save_objective(Path(partial))
+            self.state.save_to_json(str(Path(partial) / TRAINER_STATE_NAME))
+            publish(final)
+            prune(self.folder, self.keep, best_step=self.state.best_global_step)
+        self.accelerator.wait_for_everyone()
+
+    def _save_objective(self, folder: Path) -> None:
+        state = self.goal.state_dict()
+        state = {name: value.contiguous() for name, value in state.items()}
+        save_file(state, folder / OBJECTIVE_NAME)
+
+    def load_objective(self, checkpoint: Path) -> None:
+        """Restore the objective's state from a checkpoint."""
+        self.goal.load_state_dict(load_file(checkpoint / OBJECTIVE_NAME))
+
+
+def _masked_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Nats, bits among A C G T, right answers and number of predicted bases."""
+    ones = (labels != IGNORED).to(torch.float32)
+    nats = masked_cross_entropy(logits, labels, ones)
+    bases = logits[..., :NUM_BASES]
+    among_bases = masked_cross_entropy(bases, labels, ones)
+    right = (bases.argmax(-1) == labels).sum()
+    parts = (nats.total, among_bases.total / math.log(2), right, nats.weight)
+    return torch.stack([part.double() for part in parts])
