@@ -36,6 +36,7 @@ _MARK: Final = b"crossdna genome1"
 _TAIL: Final = 8 + 32 + len(_MARK)
 _BLOCK: Final = 1 << 20
 _ENDS: Final = 1 << 16
+_ELSEWHERE: Final = "the variable CROSSDNA_CACHE can name another folder for the cache"
 
 
 class CachedFasta:
@@ -150,7 +151,7 @@ def _read_footer(file: Path) -> dict[str, Any] | None:
                 return None
             handle.seek(size - _TAIL - length)
             text = handle.read(length)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     if hashlib.blake2b(text, digest_size=32).digest() != tail[8:40]:
         return None
@@ -165,15 +166,20 @@ def _build(source: Path, file: Path, stamp: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise CrossDNAError(
             f"cannot create the cache folder {file.parent}: {error.strerror}; "
-            "choose another with CROSSDNA_CACHE"
+            f"{_ELSEWHERE}"
         ) from error
-    with atomic_path(file) as temporary, temporary.open("wb") as output:
-        footer = _encode(source, output) | {"stamp": stamp}
-        if _stamp(source) != stamp:
-            raise CrossDNAError(f"{source} changed while it was read; start again")
-        text = json.dumps(footer).encode()
-        digest = hashlib.blake2b(text, digest_size=32).digest()
-        output.write(text + len(text).to_bytes(8, "little") + digest + _MARK)
+    try:
+        with atomic_path(file) as temporary, temporary.open("wb") as output:
+            footer = _encode(source, output) | {"stamp": stamp}
+            if _stamp(source) != stamp:
+                raise CrossDNAError(f"{source} changed while it was read; start again")
+            text = json.dumps(footer).encode()
+            digest = hashlib.blake2b(text, digest_size=32).digest()
+            output.write(text + len(text).to_bytes(8, "little") + digest + _MARK)
+    except CrossDNAError as error:
+        if isinstance(error.__cause__, OSError):
+            raise CrossDNAError(f"{error}; {_ELSEWHERE}") from error
+        raise
     return footer
 
 

@@ -19,7 +19,7 @@ from crossdna.errors import CrossDNAError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-_SKIPPED: Final = ("#", "track", "browser")
+_SKIPPED: Final = re.compile(r"\s*$|#|(track|browser)(\s|$)")
 _RANGE: Final = re.compile(r"(?P<start>[\d,]+)(-(?P<end>[\d,]+))?")
 
 
@@ -138,7 +138,7 @@ def read_bed(path: str | Path, contigs: Mapping[str, int]) -> list[Region]:
     regions = [
         _bed_region(line, contigs, f"{path}:{number}")
         for number, line in enumerate(open_lines(path), 1)
-        if line.strip() and not line.startswith(_SKIPPED)
+        if not _SKIPPED.match(line)
     ]
     if not regions:
         raise CrossDNAError(f"{path}: no regions in this BED file")
@@ -210,7 +210,13 @@ def hold_out(contigs: Mapping[str, int], names: Sequence[str], where: str) -> Sp
 
 
 def merge(regions: Iterable[Region]) -> list[Region]:
-    """Join regions that overlap or touch; sorted, without names, on strand +."""
+    """Join regions that overlap or touch.
+
+    Returns
+    -------
+    merged
+        Sorted by contig name and start, without names, on strand +.
+    """
     merged: list[Region] = []
     for region in sorted(regions):
         last = merged[-1] if merged else None

@@ -195,7 +195,7 @@ class WindowDataset(Dataset[Window]):
             names = ", ".join(source.name for source in sources)
             raise CrossDNAError(f"two sources have the same name: {names}")
         self._pools = [_Pool.of(source, length) for source in sources]
-        # The last share is 1 but for rounding, and no draw reaches 1.
+        # The last source takes what the others leave, whatever the rounding.
         self._shares = (np.cumsum(weights) / weights.sum())[:-1].tolist()
 
     def __len__(self) -> int:
@@ -272,7 +272,7 @@ class Tile(NamedTuple):
 
 
 def evaluation_windows(regions: Sequence[Region], length: int) -> list[Tile]:
-    """Tile regions with windows of one length, in genome order.
+    """Tile regions with windows of one length, sorted by contig name and start.
 
     Windows follow each other from the start of each merged region; the last one is
     moved back to end with the region, and its first bases are then not `new`. Regions
