@@ -10,7 +10,6 @@ from crossdna.data.regions import (
     Region,
     by_name,
     complement,
-    hold_out,
     merge,
     overlap,
     parse_region,
@@ -177,17 +176,6 @@ def test_bed_without_regions_and_bad_files(write, tmp_path):
     cut = write("cut.bed.gz", gzip.compress(b"chr2\t0\t5\n" * 99)[:-9])
     with pytest.raises(CrossDNAError, match="truncated gzip"):
         read_bed(cut, CONTIGS)
-
-
-def test_hold_out():
-    split = hold_out(CONTIGS, ["chr10"], "recipe")
-    assert split.train == [Region("chr2", 0, 40)]
-    assert split.held_out == [Region("chr10", 0, 30)]
-    assert hold_out(CONTIGS, [], "recipe").held_out == []
-    with pytest.raises(CrossDNAError, match="recipe: no contig '10'"):
-        hold_out(CONTIGS, ["10"], "recipe")
-    with pytest.raises(CrossDNAError, match="none is left"):
-        hold_out(CONTIGS, ["chr2", "chr10"], "recipe")
 
 
 def test_resolve_contig_lists_what_there_is():

@@ -1,4 +1,4 @@
-"""Regions of a genome: BED files, split names, held-out contigs and interval algebra.
+"""Regions of a genome: BED files, text such as chr1:1-100 and interval algebra.
 
 A region is 0-based and half-open, as in BED. Text like ``chr1:1,001-2,000`` is 1-based
 and inclusive, as genome browsers write it.
@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from crossdna.data.fasta import open_lines
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
 _SKIPPED: Final = re.compile(r"\s*$|#|(track|browser)(\s|$)")
 _RANGE: Final = re.compile(r"(?P<start>[\d,]+)(-(?P<end>[\d,]+))?")
@@ -175,38 +175,6 @@ def by_name(regions: Iterable[Region]) -> dict[str, list[Region]]:
     for region in regions:
         splits.setdefault(region.name, []).append(region)
     return splits
-
-
-class Split(NamedTuple):
-    """Regions to learn from and regions that must stay unseen."""
-
-    train: list[Region]
-    held_out: list[Region]
-
-
-def hold_out(contigs: Mapping[str, int], names: Sequence[str], where: str) -> Split:
-    """Split a genome by contig.
-
-    Parameters
-    ----------
-    names
-        Contigs to hold out.
-    where
-        What an error begins with, such as the recipe's key.
-
-    Raises
-    ------
-    CrossDNAError
-        Unknown contig, or nothing left to learn from.
-    """
-    held = {resolve_contig(name, contigs, where) for name in names}
-    split = Split(
-        [region for region in whole_contigs(contigs) if region.contig not in held],
-        [region for region in whole_contigs(contigs) if region.contig in held],
-    )
-    if not split.train:
-        raise CrossDNAError(f"{where}: all contigs are held out, none is left to train")
-    return split
 
 
 def merge(regions: Iterable[Region]) -> list[Region]:
