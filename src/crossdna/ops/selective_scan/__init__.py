@@ -118,6 +118,8 @@ def _check(
         )
     batch, length, channels = u.shape
     states = A.shape[1]
+    if length == 0:
+        raise CrossDNAError("selective_scan: the sequence is empty")
     expected = {
         "delta": (delta, (batch, length, channels)),
         "A": (A, (channels, states)),

@@ -32,7 +32,7 @@ def selective_scan(
         drive = (dt[:, t] * x[:, t])[:, :, None] * B[:, t, None, :]
         state = decay * state + drive
         outputs.append(torch.einsum("ben,bn->be", state, C[:, t]))
-    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(x)
+    y = torch.stack(outputs, 1)
     if D is not None:
         y = y + D.to(kind) * x
     return y.to(u.dtype), state

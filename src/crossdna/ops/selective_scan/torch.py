@@ -17,9 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Numbers in a step and in a tile on a CPU: a step of 256 KiB amortises the call, and
-# the two or three buffers of a tile, 1 MiB each, fit the second and third level cache.
-_CPU_STEP, _CPU_TILE = 1 << 16, 1 << 18
+# Numbers in a step and in a tile on a CPU. PyTorch starts its threads from 32768
+# numbers on, which costs more than such a step; the two or three buffers of a tile,
+# 1 MiB each, fit the second and third level cache.
+_CPU_STEP, _CPU_TILE = (1 << 15) - 1, 1 << 18
 # Elsewhere a tile only bounds the memory: 256 MiB a buffer.
 _GPU_TILE = 1 << 26
 # exp below this takes a slow path for subnormal results; it is 2e-35 here.
