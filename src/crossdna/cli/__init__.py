@@ -20,6 +20,8 @@ VERBS: dict[str, str] = {
     "env": "show versions, devices and which operator backends can run here",
     "pretrain": "train a model on genomes from a recipe",
     "evaluate": "measure a model on held-out chromosomes beside baselines",
+    "split": "split labelled sequences so that relatives stay on one side",
+    "audit": "find duplicates and relatives between training and test sequences",
     "convert": "rewrite a published checkpoint in this package's layout",
 }
 

@@ -1,0 +1,46 @@
+"""``crossdna audit``: what test sequences share with those a model learns from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crossdna.cli.labelled_options import add_input_options
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sets, a corpus and where the report goes."""
+    add_input_options(parser)
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        metavar="FASTA",
+        help="genomes that a model was pretrained on",
+    )
+    parser.add_argument("--output", metavar="JSON", help="also write the numbers")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; exit status 0 whatever it says."""
+    import json
+
+    from crossdna.analysis.audit import audit_splits, format_audit
+    from crossdna.cli.labelled_options import input_options
+    from crossdna.data.genome import Genome
+    from crossdna.data.labelled_inputs import read_sets
+    from crossdna.files import atomic_open
+
+    options = input_options(arguments)
+    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+    corpus = None
+    if arguments.corpus:
+        genome = Genome.open(arguments.corpus)
+        corpus = (genome.fetch(name, 0, size) for name, size in genome.contigs.items())
+    audit = audit_splits(sets.named(), threshold=options.similarity, corpus=corpus)
+    print(format_audit(audit))
+    if arguments.output:
+        with atomic_open(arguments.output) as handle:
+            json.dump({"split_by": sets.how, **audit.to_dict()}, handle, indent=1)
+    return 0

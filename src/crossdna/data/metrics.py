@@ -1,0 +1,241 @@
+"""How good predictions are: metrics by kind of task, their chance level, thresholds.
+
+Scores are (rows, outputs): probabilities of each class (two for a binary task), or
+predicted quantities. Of a per-base task they are an object array of (length, classes).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy.stats import rankdata
+
+from crossdna.data.labelled import IGNORED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from crossdna.data.labelled import Task
+
+PRIMARY: Final = {
+    "binary": "mcc",
+    "multiclass": "mcc",
+    "multilabel": "macro_auroc",
+    "regression": "pearson",
+    "per-base": "mcc",
+}
+"""The metric that a task is reported by first."""
+
+SELECTING: Final = {**PRIMARY, "binary": "auroc"}
+"""The metric of the development set that decides between models: of a binary task the
+area under the curve, which needs no threshold and is less noisy than the MCC."""
+
+
+def flatten_bases(values: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
+    """Lay the labelled bases of all rows end to end: (bases, ...) of values, labels."""
+    every = np.concatenate(list(labels))
+    counted = every != IGNORED
+    return np.concatenate(list(values))[counted], every[counted]
+
+
+def choose_thresholds(
+    task: Task, labels: NDArray, scores: NDArray
+) -> tuple[float, ...]:
+    """Thresholds with the best MCC, to be chosen on the development set.
+
+    One for a binary task, one per label for several; empty for other kinds. Among
+    equally good ones the middle of the stretch that lies nearest to 0.5 is taken.
+    """
+    if task.kind == "binary":
+        return (_best_threshold(labels, scores[:, 1]),)
+    if task.kind == "multilabel":
+        return tuple(
+            _best_threshold(labels[:, i], scores[:, i]) for i in range(scores.shape[1])
+        )
+    return ()
+
+
+def _best_threshold(labels: NDArray, scores: NDArray) -> float:
+    values, counts = np.unique(scores, return_counts=True)
+    positives = np.bincount(
+        np.searchsorted(values, scores), weights=labels, minlength=len(values)
+    )
+    # Threshold i lies below values[i]: everything from there on is called positive.
+    called = np.append(counts[::-1].cumsum()[::-1], 0)
+    right = np.append(positives[::-1].cumsum()[::-1], 0)
+    merit = _mcc_of_counts(right, called, float(np.sum(labels)), len(labels))
+    edges = np.concatenate([[0.0], (values[:-1] + values[1:]) / 2, [1.0]])
+    best = np.flatnonzero(merit >= merit.max() - 1e-12)
+    return float(edges[best[np.abs(edges[best] - 0.5).argmin()]])
+
+
+def _mcc_of_counts(
+    right: NDArray, called: NDArray, positives: float, rows: int
+) -> NDArray[np.float64]:
+    spread = called * (rows - called) * positives * (rows - positives)
+    top = right * rows - called * positives
+    return np.divide(top, np.sqrt(spread), out=np.zeros(len(top)), where=spread > 0)
+
+
+def decide(task: Task, scores: NDArray, thresholds: tuple[float, ...]) -> NDArray:
+    """What the scores decide: class numbers, 0 and 1 per label, or the quantities."""
+    if task.kind == "binary":
+        return (scores[:, 1] >= thresholds[0]).astype(np.int64)
+    if task.kind == "multiclass":
+        return scores.argmax(1)
+    if task.kind == "multilabel":
+        return (scores >= np.asarray(thresholds)).astype(np.int64)
+    if task.kind == "regression":
+        return scores
+    decided = np.empty(len(scores), object)
+    decided[:] = [bases.argmax(1) for bases in scores]
+    return decided
+
+
+def score(
+    task: Task, labels: NDArray, scores: NDArray, thresholds: tuple[float, ...]
+) -> dict[str, float]:
+    """All metrics of a task; NaN where one is undefined (an absent class)."""
+    if task.kind == "binary":
+        decided = decide(task, scores, thresholds)
+        return _binary_metrics(labels, scores[:, 1], decided)
+    if task.kind == "multiclass":
+        return _class_metrics(labels, scores)
+    if task.kind == "per-base":
+        flat, truth = flatten_bases(scores, labels)
+        return _class_metrics(truth, flat)
+    if task.kind == "multilabel":
+        decided = decide(task, scores, thresholds)
+        parts = [
+            _binary_metrics(labels[:, i], scores[:, i], decided[:, i])
+            for i in range(scores.shape[1])
+        ]
+        return {f"macro_{name}": _mean([p[name] for p in parts]) for name in parts[0]}
+    targets = [
+        _quantity_metrics(labels[:, i], scores[:, i]) for i in range(scores.shape[1])
+    ]
+    return {name: _mean([part[name] for part in targets]) for name in targets[0]}
+
+
+def chance(task: Task, labels: NDArray) -> dict[str, float]:
+    """What each metric is for a predictor that knows the class shares, nothing else."""
+    if task.kind == "regression":
+        spread = float(np.mean(labels.std(0)))
+        return {"pearson": 0.0, "spearman": 0.0, "r2": 0.0, "rmse": spread}
+    if task.kind == "multilabel":
+        parts = [_binary_chance(labels[:, i]) for i in range(labels.shape[1])]
+        return {f"macro_{name}": _mean([p[name] for p in parts]) for name in parts[0]}
+    if task.kind == "binary":
+        return _binary_chance(labels)
+    truth = labels
+    if task.kind == "per-base":
+        every = np.concatenate(list(labels))
+        truth = every[every != IGNORED]
+    shares = np.bincount(truth, minlength=task.outputs) / len(truth)
+    f1 = 2 * shares.max() / (1 + shares.max()) / int((shares > 0).sum())
+    return {
+        "mcc": 0.0,
+        "accuracy": float(shares.max()),
+        "macro_f1": float(f1),
+        "macro_auroc": 0.5,
+    }
+
+
+def mcc(labels: NDArray, decided: NDArray) -> float:
+    """Matthews correlation of two or more classes (Gorodkin, 2004); 0 if undefined."""
+    classes = int(max(labels.max(), decided.max())) + 1
+    pairs = labels.astype(np.int64) * classes + decided.astype(np.int64)
+    confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, -1)
+    rows, truth, called = len(labels), confusion.sum(1), confusion.sum(0)
+    top = float(np.trace(confusion)) * rows - float(truth @ called)
+    spread = (rows**2 - float(truth @ truth)) * (rows**2 - float(called @ called))
+    return top / spread**0.5 if spread > 0 else 0.0
+
+
+def auroc(labels: NDArray, scores: NDArray) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative."""
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    ranks = rankdata(scores)[labels == 1].sum()
+    return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def average_precision(labels: NDArray, scores: NDArray) -> float:
+    """Area under the precision-recall curve, a sum of steps; ties are one step."""
+    positives = labels.sum()
+    if not positives:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
+    right = np.cumsum(labels[order])[ends]
+    precision = right / (ends + 1)
+    return float((np.diff(np.append(0, right)) * precision).sum() / positives)
+
+
+def _binary_metrics(
+    labels: NDArray, scores: NDArray, decided: NDArray
+) -> dict[str, float]:
+    both = float((decided * labels).sum())
+    either = float(decided.sum() + labels.sum())
+    return {
+        "mcc": mcc(labels, decided),
+        "auroc": auroc(labels, scores),
+        "auprc": average_precision(labels, scores),
+        "accuracy": float((labels == decided).mean()),
+        "f1": 2 * both / either if either else 0.0,
+        "brier": float(((scores - labels) ** 2).mean()),
+    }
+
+
+def _binary_chance(labels: NDArray) -> dict[str, float]:
+    share = float(labels.mean())
+    return {
+        "mcc": 0.0,
+        "auroc": 0.5,
+        "auprc": share,
+        "accuracy": max(share, 1 - share),
+        "f1": 2 * share / (1 + share),
+        "brier": share * (1 - share),
+    }
+
+
+def _class_metrics(labels: NDArray, scores: NDArray) -> dict[str, float]:
+    decided = scores.argmax(1)
+    present = np.unique(labels)
+    f1 = []
+    for number in present:
+        called, truth = decided == number, labels == number
+        f1.append(2 * float((called & truth).sum()) / float(called.sum() + truth.sum()))
+    areas = [auroc((labels == n).astype(int), scores[:, n]) for n in present]
+    return {
+        "mcc": mcc(labels, decided),
+        "accuracy": float((labels == decided).mean()),
+        "macro_f1": float(np.mean(f1)),
+        "macro_auroc": _mean(areas),
+    }
+
+
+def _quantity_metrics(labels: NDArray, scores: NDArray) -> dict[str, float]:
+    error = labels - scores
+    spread = float(((labels - labels.mean()) ** 2).sum())
+    return {
+        "pearson": _correlation(labels, scores),
+        "spearman": _correlation(rankdata(labels), rankdata(scores)),
+        "r2": 1 - float((error**2).sum()) / spread if spread else float("nan"),
+        "rmse": float(np.sqrt((error**2).mean())),
+    }
+
+
+def _correlation(first: NDArray, second: NDArray) -> float:
+    a, b = first - first.mean(), second - second.mean()
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    # A constant prediction tells nothing apart: that is no correlation, not an unknown.
+    return float(a @ b) / size if size > 1e-12 else 0.0
+
+
+def _mean(values: list[float]) -> float:
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

@@ -1,0 +1,424 @@
+"""Tables of sequences as people have them: CSV, TSV, Parquet, FASTA, BED with a genome.
+
+A table keeps every column of its file, in the file's order, and the place (file and
+line) of each row: an error can point at it and a prediction can stand beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from crossdna import alphabet
+from crossdna.data.fasta import open_lines
+from crossdna.data.regions import Region, check_region
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from crossdna.data.genome import Genome
+
+SEQUENCE_NAMES: Final = ("sequence", "seq", "dna", "dna_sequence", "window", "text")
+CONTIG_NAMES: Final = ("contig", "chrom", "chr", "chromosome", "seqnames", "#chrom")
+START_NAMES: Final = ("start", "chromstart", "chrom_start", "begin")
+END_NAMES: Final = ("end", "chromend", "chrom_end", "stop")
+BED_COLUMNS: Final = ("contig", "start", "end", "name", "score", "strand")
+COLUMN_OF_CLASS: Final = "file"
+"""Column that says which of several FASTA files, one per class, a row is from."""
+
+_DELIMITERS: Final = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
+_FASTA: Final = (".fa", ".fasta", ".fna", ".fas")
+_LOCUS: Final = re.compile(
+    r"(?P<contig>chr[^\s:_]+(?=_\d+_)|[^\s:]+(?=:))[:_](?P<start>\d+)[-_](?P<end>\d+)"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceTable:
+    """Sequences, all columns of their file, and where each row stands in it."""
+
+    source: str
+    ids: tuple[NDArray[np.uint8], ...]
+    columns: pl.DataFrame
+    """One row per sequence; text columns unless the file (Parquet) has types."""
+    places: tuple[str, ...]
+    """File and line (or row) of each sequence, for messages."""
+    sequence_column: str | None = None
+    """The column that holds the letters; None where they came from elsewhere."""
+    regions: tuple[Region, ...] | None = None
+    """Where the sequences lie on a genome, when the file says so for all of them."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(rows,) bases of each sequence."""
+        return np.array([len(ids) for ids in self.ids], np.int64)
+
+    def with_sequences(self) -> pl.DataFrame:
+        """All columns, and the letters where no column holds them yet."""
+        if self.sequence_column is not None or "sequence" in self.columns.columns:
+            return self.columns
+        letters = [alphabet.decode(ids) for ids in self.ids]
+        return self.columns.with_columns(pl.Series("sequence", letters))
+
+    def take(self, rows: Sequence[int] | NDArray[np.integer]) -> SequenceTable:
+        """Some rows, in the order given."""
+        index = [int(row) for row in rows]
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in index),
+            columns=self.columns[index],
+            places=tuple(self.places[row] for row in index),
+            regions=None
+            if self.regions is None
+            else tuple(self.regions[row] for row in index),
+        )
+
+
+def read_sequences(
+    path: str | Path,
+    *,
+    sequence_column: str | None = None,
+    genome: Genome | None = None,
+) -> SequenceTable:
+    """Read a table of sequences; the kind is told by the file's name.
+
+    Parameters
+    ----------
+    path
+        ``.csv``, ``.tsv``, ``.txt`` (tabs), ``.parquet``, FASTA (``.fa``, ``.fasta``,
+        ``.fna``) or ``.bed``; all but Parquet may end in ``.gz``.
+    sequence_column
+        Name of the column with the letters; found by name or content without it.
+    genome
+        Where the regions of a BED file lie.
+
+    Raises
+    ------
+    CrossDNAError
+        With file and line: unknown kind of file, no such column, no rows, an empty
+        sequence, a letter that stands for no base, a region beyond its contig.
+    """
+    path = Path(path)
+    suffix = table_suffix(path)
+    if suffix in _FASTA:
+        return read_fasta_table(path)
+    if suffix == ".bed":
+        return read_bed_table(path, genome)
+    if suffix == ".parquet":
+        columns = _read_parquet(path)
+        places = tuple(f"{path}: row {row + 1}" for row in range(len(columns)))
+    elif suffix in _DELIMITERS:
+        columns, places = _read_delimited(path, _DELIMITERS[suffix])
+    else:
+        raise CrossDNAError(
+            f"{path}: cannot tell what this is; known are .csv, .tsv, .parquet, "
+            f"{', '.join(_FASTA)}, .bed (and .gz of them)"
+        )
+    if not len(columns):
+        raise CrossDNAError(f"{path}: no rows")
+    return _from_columns(path, columns, places, sequence_column)
+
+
+def table_suffix(path: Path) -> str:
+    """Suffix in lower case, without ``.gz``."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".bgz")
+    return Path(name).suffix
+
+
+def read_fasta_table(path: Path) -> SequenceTable:
+    """Read FASTA records into columns ``id`` and ``description``."""
+    ids, places = [], []
+    columns: dict[str, list[str]] = {"id": [], "description": []}
+    for record in _fasta_records(path):
+        ids.append(alphabet.encode(record.letters, name=record.place))
+        places.append(record.place)
+        name, _, description = record.header.partition(" ")
+        columns["id"].append(name)
+        columns["description"].append(description.strip())
+    if not ids:
+        raise CrossDNAError(f"{path}: no records; a FASTA file has lines like >name")
+    return SequenceTable(
+        source=str(path),
+        ids=tuple(ids),
+        columns=pl.DataFrame(columns),
+        places=tuple(places),
+        regions=_regions_of_names(columns["id"]),
+    )
+
+
+def read_bed_table(path: Path, genome: Genome | None) -> SequenceTable:
+    """Read the regions of a BED file from a genome; strand - is reverse complemented.
+
+    Columns are named as in the BED specification; those after the sixth are called
+    ``column7`` and so on.
+    """
+    if genome is None:
+        raise CrossDNAError(
+            f"{path}: a BED file needs the genome it is about (--genome)"
+        )
+    rows: list[list[str]] = []
+    ids, regions, places = [], [], []
+    for number, line in enumerate(open_lines(path), 1):
+        if not line.strip() or line.startswith(("#", "track", "browser")):
+            continue
+        where = f"{path}:{number}"
+        fields = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
+        if rows and len(fields) != len(rows[0]):
+            raise CrossDNAError(
+                f"{where}: {len(fields)} columns, but {len(rows[0])} before"
+            )
+        region = _bed_region(fields, where, genome)
+        bases = genome.fetch(region.contig, region.start, region.end)
+        if region.strand == "-":
+            bases = alphabet.reverse_complement(bases)
+        rows.append(fields)
+        ids.append(bases)
+        regions.append(region)
+        places.append(where)
+    if not rows:
+        raise CrossDNAError(f"{path}: no regions in this BED file")
+    names = [
+        BED_COLUMNS[i] if i < len(BED_COLUMNS) else f"column{i + 1}"
+        for i in range(len(rows[0]))
+    ]
+    return SequenceTable(
+        source=str(path),
+        ids=tuple(ids),
+        columns=pl.DataFrame(rows, schema=names, orient="row"),
+        places=tuple(places),
+        regions=tuple(regions),
+    )
+
+
+def concatenate(
+    tables: Sequence[SequenceTable], classes: Sequence[str]
+) -> SequenceTable:
+    """Put tables (one per class) below each other, with the class in a new column.
+
+    Raises
+    ------
+    CrossDNAError
+        Tables with different columns, or a class named twice.
+    """
+    if len(set(classes)) < len(classes):
+        raise CrossDNAError(f"classes named twice: {', '.join(classes)}")
+    parts = []
+    for table, name in zip(tables, classes, strict=True):
+        if table.columns.columns != tables[0].columns.columns:
+            raise CrossDNAError(
+                f"{table.source} and {tables[0].source} have different columns"
+            )
+        parts.append(table.columns.with_columns(pl.lit(name).alias(COLUMN_OF_CLASS)))
+    located = [table.regions for table in tables if table.regions is not None]
+    return SequenceTable(
+        source=", ".join(table.source for table in tables),
+        ids=tuple(ids for table in tables for ids in table.ids),
+        columns=pl.concat(parts),
+        places=tuple(place for table in tables for place in table.places),
+        sequence_column=tables[0].sequence_column,
+        regions=tuple(region for part in located for region in part)
+        if len(located) == len(tables)
+        else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    header: str
+    letters: str
+    place: str
+
+
+def _fasta_records(path: Path) -> Iterator[_Record]:
+    header, place, parts = "", "", list[str]()
+    for number, line in enumerate(open_lines(path), 1):
+        text = line.strip()
+        if text.startswith(">"):
+            if header:
+                yield _record(header, parts, place)
+            header, place, parts = text[1:].strip(), f"{path}:{number}", []
+            if not header:
+                raise CrossDNAError(f"{place}: record without a name after >")
+        elif text and not header:
+            raise CrossDNAError(
+                f"{path}:{number}: not a FASTA file: expected a line that starts with "
+                f">, found {text[:1]!r}"
+            )
+        else:
+            parts.append(text)
+    if header:
+        yield _record(header, parts, place)
+
+
+def _record(header: str, parts: list[str], place: str) -> _Record:
+    letters = "".join(parts)
+    if not letters:
+        raise CrossDNAError(f"{place}: record {header.split()[0]} has no bases")
+    return _Record(header, letters, place)
+
+
+def _bed_region(fields: list[str], where: str, genome: Genome) -> Region:
+    if len(fields) < 3:
+        raise CrossDNAError(f"{where}: expected contig, start and end")
+    try:
+        start, end = int(fields[1]), int(fields[2])
+    except ValueError:
+        raise CrossDNAError(
+            f"{where}: start {fields[1]!r} and end {fields[2]!r} must be whole numbers"
+        ) from None
+    strand = fields[5] if len(fields) > 5 and fields[5] != "." else "+"
+    name = fields[3] if len(fields) > 3 else ""
+    try:
+        region = Region(fields[0], start, end, name, strand)
+    except CrossDNAError as error:
+        raise CrossDNAError(f"{where}: {error}") from None
+    return check_region(region, genome.contigs, where)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        raise CrossDNAError(f"{path}: no such file")
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CrossDNAError(f"{path}: not a Parquet file: {error}") from None
+
+
+def _read_delimited(path: Path, delimiter: str) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    reader = csv.reader(open_lines(path), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    rows, places = [], []
+    try:
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            if not header:
+                header = _header(row, where)
+            elif not any(field.strip() for field in row):
+                raise CrossDNAError(f"{where}: empty row")
+            elif len(row) != len(header):
+                raise CrossDNAError(
+                    f"{where}: {len(row)} fields, but the header names {len(header)}"
+                )
+            else:
+                rows.append(row)
+                places.append(where)
+    except csv.Error as error:
+        raise CrossDNAError(f"{path}:{reader.line_num}: {error}") from None
+    if not header:
+        raise CrossDNAError(f"{path}: empty file")
+    schema = dict.fromkeys(header, pl.String)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
+    return pl.DataFrame(columns, schema=schema), tuple(places)
+
+
+def _header(row: list[str], where: str) -> list[str]:
+    names = [name.strip().removeprefix("﻿") for name in row]
+    if len(set(names)) < len(names):
+        raise CrossDNAError(f"{where}: two columns have the same name")
+    if any(len(name) >= 8 and set(name.upper()) <= set("ACGTN") for name in names):
+        raise CrossDNAError(
+            f"{where}: the first line holds a sequence; it must name the columns"
+        )
+    return names
+
+
+def _from_columns(
+    path: Path,
+    columns: pl.DataFrame,
+    places: tuple[str, ...],
+    sequence_column: str | None,
+) -> SequenceTable:
+    name = sequence_column or _find_sequence_column(path, columns)
+    if name not in columns.columns:
+        raise CrossDNAError(
+            f"{path}: no column {name!r}; there are {', '.join(columns.columns)}"
+        )
+    if columns[name].dtype != pl.String:
+        raise CrossDNAError(f"{path}: column {name!r} holds no text, so no sequences")
+    ids = []
+    for letters, where in zip(columns[name], places, strict=True):
+        letters = (letters or "").strip()
+        if not letters:
+            raise CrossDNAError(f"{where}: empty sequence in column {name!r}")
+        ids.append(alphabet.encode(letters, name=where))
+    return SequenceTable(
+        source=str(path),
+        ids=tuple(ids),
+        columns=columns,
+        places=places,
+        sequence_column=name,
+        regions=_regions_of_columns(columns),
+    )
+
+
+def _find_sequence_column(path: Path, columns: pl.DataFrame) -> str:
+    named = [name for name in columns.columns if name.lower() in SEQUENCE_NAMES]
+    if len(named) == 1:
+        return named[0]
+    candidates = named or [
+        name
+        for name in columns.columns
+        if columns[name].dtype == pl.String and _looks_like_dna(columns[name].head(50))
+    ]
+    if len(candidates) == 1:
+        return candidates[0]
+    problem = "several columns could be" if candidates else "no column looks like"
+    raise CrossDNAError(
+        f"{path}: {problem} the sequences; name one with --sequence-column "
+        f"(columns: {', '.join(columns.columns)})"
+    )
+
+
+def _looks_like_dna(values: pl.Series) -> bool:
+    return all(
+        value is not None and len(value) >= 8 and set(value.upper()) <= set("ACGTUN")
+        for value in values
+    )
+
+
+def find_column(columns: pl.DataFrame, names: Sequence[str]) -> str | None:
+    """The column with one of these names, in any case; None without one."""
+    return next((c for c in columns.columns if c.lower() in names), None)
+
+
+def _regions_of_columns(columns: pl.DataFrame) -> tuple[Region, ...] | None:
+    """Coordinates from columns that are named as such, where all rows have them."""
+    named = [find_column(columns, n) for n in (CONTIG_NAMES, START_NAMES, END_NAMES)]
+    if None in named:
+        return None
+    contigs, starts, ends = (columns[str(name)].cast(pl.String) for name in named)
+    regions = []
+    for contig, start, end in zip(contigs, starts, ends, strict=True):
+        if not (contig and str(start).isdigit() and str(end).isdigit()):
+            return None
+        if int(start) >= int(end):
+            return None
+        regions.append(Region(contig, int(start), int(end)))
+    return tuple(regions)
+
+
+def _regions_of_names(names: Sequence[str]) -> tuple[Region, ...] | None:
+    """Coordinates from names like chr1:100-200 or chr1_100_200, read as 0-based.
+
+    Whether such names count from 0 or 1 is not known; one base matters to no use that
+    is made of them here (which chromosome, which rows overlap).
+    """
+    matches = [_LOCUS.match(name.removeprefix(">")) for name in names]
+    if not all(matches):
+        return None
+    spans = [(m["contig"], int(m["start"]), int(m["end"])) for m in matches if m]
+    if any(start >= end for _, start, end in spans):
+        return None
+    return tuple(Region(contig, start, end) for contig, start, end in spans)

@@ -1,0 +1,158 @@
+"""Tasks found from labels, labels as numbers, and what is refused."""
+
+import numpy as np
+import pytest
+
+from crossdna.data import labelled
+from crossdna.data.base_labels import Feature, add_base_labels, read_features
+from crossdna.data.genome import Genome
+from crossdna.data.labelled_inputs import InputOptions, read_sets
+from crossdna.data.sequence_tables import read_sequences
+from crossdna.errors import CrossDNAError
+
+
+def table_of(tmp_path, columns, name="x.csv"):
+    """A CSV with distinct sequences of 8 bases and these label columns."""
+    names = list(columns)
+    count = len(columns[names[0]])
+    letters = [
+        "".join("ACGT"[i >> shift & 3] for shift in range(0, 16, 2))
+        for i in range(count)
+    ]
+    lines = [",".join(["sequence", *names])]
+    lines += [
+        ",".join([letters[i], *(str(columns[n][i]) for n in names)])
+        for i in range(count)
+    ]
+    path = tmp_path / name
+    path.write_text("\n".join(lines) + "\n")
+    return read_sequences(path)
+
+
+def detect(tmp_path, values, kind="auto", **more):
+    table = table_of(tmp_path, {"label": values})
+    return labelled.detect_task(table, ("label",), kind, **more)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "classes"),
+    [
+        ([0, 1, 1], "binary", ("0", "1")),
+        (["True", "false", "TRUE"], "binary", ("0", "1")),
+        (["pos", "neg"], "binary", ("neg", "pos")),
+        ([10, 9, 2], "multiclass", ("2", "9", "10")),
+        (["a", "c", "b"], "multiclass", ("a", "b", "c")),
+        ([0.5, 1.5, 2.25], "regression", ()),
+        (list(range(30)), "regression", ()),
+        (["EEEEIIII", "IIIIIIII", "....EEEE"], "per-base", ("E", "I")),
+    ],
+)
+def test_kinds_are_found(tmp_path, values, kind, classes):
+    task = detect(tmp_path, values)
+    assert (task.kind, task.classes) == (kind, classes)
+
+
+def test_several_columns(tmp_path):
+    flags = table_of(tmp_path, {"a": [0, 1, 0], "b": [1, 1, 0]})
+    task = labelled.detect_task(flags, ("a", "b"))
+    assert (task.kind, task.outputs) == ("multilabel", 2)
+    assert labelled.label(flags, task).labels.tolist() == [[0, 1], [1, 1], [0, 0]]
+    numbers = table_of(tmp_path, {"a": [0, 2.5, 0], "b": [1, 1, 0]})
+    task = labelled.detect_task(numbers, ("a", "b"))
+    assert (task.kind, task.names) == ("regression", ("a", "b"))
+
+
+def test_positive_class_can_be_named(tmp_path):
+    assert detect(tmp_path, ["TATA", "other"]).classes == ("TATA", "other")
+    task = detect(tmp_path, ["TATA", "other"], positive="TATA")
+    assert task.classes == ("other", "TATA")
+    with pytest.raises(CrossDNAError, match="'no' is not one of two classes"):
+        detect(tmp_path, ["TATA", "other"], positive="no")
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        ([1, "x", 3, 4], "auto", r"x\.csv:3: label 'x'.* is text, unlike"),
+        (["x", "y", "z", 4], "auto", r"x\.csv:5: label '4'.* is a number, unlike"),
+        ([1.5, "high", 2], "regression", r"x\.csv:3: label 'high'.*not a number"),
+        ([1.5, "nan", 2], "regression", r"x\.csv:3: label 'nan'.*not a number"),
+        ([1, 1, 1], "auto", r"column 'label' holds one class only \(1\)"),
+        ([0.5, 0.5], "regression", r"all 2 labels.*nothing to learn"),
+        ([1, "", 0], "auto", r"x\.csv:3: no label in column 'label'"),
+        ([0, 1, 2], "binary", r"holds 3 classes.*not the two"),
+        ([0, 1, 2], "multilabel", r"x\.csv:4: label '2'.*not 0 or 1"),
+        (["AAAAAAAA", "AAA"], "per-base", r"x\.csv:3: 3 labels for a sequence of 8"),
+    ],
+)
+def test_bad_labels(tmp_path, values, kind, message):
+    with pytest.raises(CrossDNAError, match=message):
+        detect(tmp_path, values, kind)
+
+
+def test_unknown_class_in_another_file(tmp_path):
+    task = detect(tmp_path, ["a", "b"])
+    with pytest.raises(CrossDNAError, match=r"t\.csv:3: class 'c' does not occur in"):
+        labelled.label(table_of(tmp_path, {"label": ["a", "c"]}, "t.csv"), task)
+
+
+def test_label_columns(tmp_path):
+    table = table_of(tmp_path, {"id": [1, 2], "Label": [0, 1], "extra": [3, 4]})
+    assert labelled.find_label_columns(table) == ("Label",)
+    assert labelled.find_label_columns(table, ["extra"]) == ("extra",)
+    with pytest.raises(CrossDNAError, match="no column 'lable'; there are"):
+        labelled.find_label_columns(table, ["lable"])
+    table = table_of(tmp_path, {"id": [1, 2], "chrom": [1, 1], "strength": [3, 4]})
+    assert labelled.find_label_columns(table) == ("strength",)
+    table = table_of(tmp_path, {"this": [1, 2], "that": [3, 4]})
+    with pytest.raises(CrossDNAError, match="which column holds the labels"):
+        labelled.find_label_columns(table)
+
+
+def test_base_labels_from_features(tmp_path):
+    (tmp_path / "g.fa").write_text(">c1\n" + "ACGT" * 5 + "\n")
+    genome = Genome.open(tmp_path / "g.fa", cache=tmp_path)
+    (tmp_path / "r.bed").write_text("c1\t0\t10\tx\t0\t+\nc1\t5\t12\tx\t0\t-\n")
+    gff = tmp_path / "a.gff"
+    gff.write_text(
+        "##gff-version 3\nc1\t.\texon\t3\t6\t.\t+\t.\t.\nc1\t.\tCDS\t5\t5\t.\t+\t.\t.\n"
+    )
+    features = read_features(gff)
+    assert features == [Feature("c1", 2, 6, "exon"), Feature("c1", 4, 5, "CDS")]
+    table = read_sequences(tmp_path / "r.bed", genome=genome)
+    found = add_base_labels(table, features)
+    assert found.names == {"-": "none", "A": "CDS", "B": "exon"}
+    assert found.table.columns["base_labels"].to_list() == ["--BBAB----", "------B"]
+    task = labelled.detect_task(found.table, ("base_labels",))
+    labels = labelled.label(found.table, task).labels
+    assert task.kind == "per-base"
+    assert labels[1].tolist() == [0, 0, 0, 0, 0, 0, 2]
+    (tmp_path / "bad.gff").write_text("c1\t.\texon\tx\t6\n")
+    with pytest.raises(CrossDNAError, match=r"bad\.gff:1: 'x' and '6' must be whole"):
+        read_features(tmp_path / "bad.gff")
+
+
+def test_split_column_and_files(tmp_path):
+    table_of(
+        tmp_path,
+        {
+            "label": [0, 1, 0, 1, 0, 1],
+            "split": ["train", "train", "dev", "dev", "test", "test"],
+        },
+    )
+    sets = read_sets([tmp_path / "x.csv"], [], [], InputOptions())
+    assert [len(part) for part in sets.named().values()] == [2, 2, 2]
+    assert sets.how == "column"
+    assert sets.test.labels.tolist() == [0, 1]
+    table_of(tmp_path, {"label": [1, 0]}, "t.csv")
+    files = read_sets([tmp_path / "x.csv"], [tmp_path / "t.csv"], [tmp_path / "t.csv"],
+                      InputOptions(label_columns=("label",)))  # fmt: skip
+    assert files.how == "files"
+    assert [len(part) for part in files.named().values()] == [6, 2, 2]
+
+
+def test_class_strata_of_quantities(tmp_path):
+    values = np.arange(100) / 7
+    table = table_of(tmp_path, {"label": values.tolist()})
+    data = labelled.label(table, labelled.detect_task(table, ("label",)))
+    assert np.bincount(labelled.class_strata(data)).tolist() == [20] * 5

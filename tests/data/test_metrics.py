@@ -1,0 +1,126 @@
+"""Metrics against scikit-learn, thresholds against trying them all."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from crossdna.data import metrics
+from crossdna.data.labelled import IGNORED, Task
+
+BINARY = Task(kind="binary", columns=("y",), classes=("0", "1"))
+
+
+def binary_scores(rng, rows=300, ties=False):
+    labels = rng.integers(0, 2, rows)
+    positive = np.clip(0.3 * labels + 0.7 * rng.random(rows), 0, 1)
+    if ties:
+        positive = positive.round(1)
+    return labels, np.stack([1 - positive, positive], axis=1)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_binary_metrics(rng, ties):
+    labels, scores = binary_scores(rng, ties=ties)
+    found = metrics.score(BINARY, labels, scores, (0.6,))
+    decided = scores[:, 1] >= 0.6
+    assert found == pytest.approx(
+        {
+            "mcc": sk.matthews_corrcoef(labels, decided),
+            "auroc": sk.roc_auc_score(labels, scores[:, 1]),
+            "auprc": sk.average_precision_score(labels, scores[:, 1]),
+            "accuracy": sk.accuracy_score(labels, decided),
+            "f1": sk.f1_score(labels, decided),
+            "brier": sk.brier_score_loss(labels, scores[:, 1]),
+        }
+    )
+
+
+def test_threshold_is_the_best_of_all(rng):
+    labels, scores = binary_scores(rng, ties=True)
+    (chosen,) = metrics.choose_thresholds(BINARY, labels, scores)
+    merit = {
+        t: sk.matthews_corrcoef(labels, scores[:, 1] >= t)
+        for t in np.linspace(0, 1, 401)
+    }
+    assert sk.matthews_corrcoef(labels, scores[:, 1] >= chosen) == pytest.approx(
+        max(merit.values())
+    )
+
+
+def test_separable_classes_get_the_middle():
+    labels = np.array([0, 0, 1, 1])
+    scores = np.array([0.1, 0.2, 0.9, 0.95])
+    scores = np.stack([1 - scores, scores], axis=1)
+    assert metrics.choose_thresholds(BINARY, labels, scores) == (pytest.approx(0.55),)
+
+
+def test_multiclass_metrics(rng):
+    labels = rng.integers(0, 4, 400)
+    scores = rng.random((400, 4)) + 0.5 * np.eye(4)[labels]
+    scores /= scores.sum(1, keepdims=True)
+    task = Task(kind="multiclass", columns=("y",), classes=tuple("abcd"))
+    found = metrics.score(task, labels, scores, ())
+    decided = scores.argmax(1)
+    areas = [sk.roc_auc_score(labels == n, scores[:, n]) for n in range(4)]
+    assert found == pytest.approx(
+        {
+            "mcc": sk.matthews_corrcoef(labels, decided),
+            "accuracy": sk.accuracy_score(labels, decided),
+            "macro_f1": sk.f1_score(labels, decided, average="macro"),
+            "macro_auroc": np.mean(areas),
+        }
+    )
+
+
+def test_multilabel_is_the_mean_of_labels(rng):
+    labels = rng.integers(0, 2, (200, 3)).astype(float)
+    scores = np.clip(0.4 * labels + 0.6 * rng.random((200, 3)), 0, 1)
+    task = Task(kind="multilabel", columns=tuple("abc"), classes=tuple("abc"))
+    thresholds = metrics.choose_thresholds(task, labels, scores)
+    assert len(thresholds) == 3
+    found = metrics.score(task, labels, scores, thresholds)
+    expected = [sk.roc_auc_score(labels[:, i], scores[:, i]) for i in range(3)]
+    assert found["macro_auroc"] == pytest.approx(np.mean(expected))
+
+
+def test_regression_metrics(rng):
+    labels = rng.normal(size=(200, 1))
+    scores = labels + rng.normal(size=(200, 1))
+    task = Task(kind="regression", columns=("y",))
+    found = metrics.score(task, labels, scores, ())
+    assert found["pearson"] == pytest.approx(np.corrcoef(labels.T, scores.T)[0, 1])
+    assert found["r2"] == pytest.approx(sk.r2_score(labels, scores))
+    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(labels, scores))
+    constant = metrics.score(task, labels, np.zeros_like(labels), ())
+    assert constant["pearson"] == constant["spearman"] == 0
+
+
+def test_per_base_counts_labelled_bases_only(rng):
+    labels, scores = np.empty(3, object), np.empty(3, object)
+    for row, length in enumerate((5, 9, 7)):
+        labels[row] = rng.integers(0, 3, length)
+        scores[row] = rng.random((length, 3))
+    labels[1][:4] = IGNORED
+    task = Task(kind="per-base", columns=("y",), classes=tuple("abc"))
+    flat = np.concatenate(labels)
+    decided = np.concatenate(scores).argmax(1)[flat != IGNORED]
+    found = metrics.score(task, labels, scores, ())
+    assert found["accuracy"] == pytest.approx((decided == flat[flat != IGNORED]).mean())
+    assert [len(row) for row in metrics.decide(task, scores, ())] == [5, 9, 7]
+
+
+def test_one_class_in_the_sample_is_undefined_not_wrong():
+    scores = np.array([[0.2, 0.8], [0.6, 0.4]])
+    found = metrics.score(BINARY, np.array([1, 1]), scores, (0.5,))
+    assert np.isnan(found["auroc"])
+    assert found["mcc"] == 0
+
+
+def test_chance_is_what_a_constant_gets(rng):
+    labels = (rng.random(4000) < 0.3).astype(int)
+    scores = rng.random(4000)
+    found = metrics.score(BINARY, labels, np.stack([1 - scores, scores], 1), (0.0,))
+    chance = metrics.chance(BINARY, labels)
+    assert found["auroc"] == pytest.approx(chance["auroc"], abs=0.03)
+    assert found["auprc"] == pytest.approx(chance["auprc"], abs=0.03)
+    assert found["f1"] == pytest.approx(chance["f1"])

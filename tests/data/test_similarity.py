@@ -1,0 +1,164 @@
+"""Relatives, clusters and splits without leakage."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from crossdna import alphabet
+from crossdna.data import labelled, similarity, splits
+from crossdna.data.sequence_tables import read_sequences
+from crossdna.errors import CrossDNAError
+
+
+def random_ids(rng, length=100):
+    return rng.integers(0, 4, length).astype(np.uint8)
+
+
+def mutated(rng, ids, changes):
+    copy = ids.copy()
+    places = rng.choice(len(ids), changes, replace=False)
+    copy[places] = (copy[places] + rng.integers(1, 4, changes)) % 4
+    return copy
+
+
+def test_kmers_against_words(rng):
+    ids = random_ids(rng)
+    ids[50] = alphabet.N
+    words = {tuple(ids[i : i + 12]) for i in range(len(ids) - 11)}
+    words = {word for word in words if alphabet.N not in word}
+    mirrored = {tuple(3 - base for base in reversed(word)) for word in words}
+    codes = {
+        min(
+            sum(int(base) << 2 * (11 - place) for place, base in enumerate(strand))
+            for strand in (word, tuple(3 - base for base in reversed(word)))
+        )
+        for word in words | mirrored
+    }
+    found = similarity.canonical_kmers(ids)
+    assert set(found.tolist()) == codes
+    other = similarity.canonical_kmers(alphabet.reverse_complement(ids))
+    assert np.array_equal(found, other)
+    assert similarity.canonical_kmers(ids[:11]).size == 0
+
+
+def test_nearest_relative_equals_set_arithmetic(rng):
+    others = [random_ids(rng) for _ in range(30)]
+    queries = [
+        mutated(rng, others[3], 5),
+        alphabet.reverse_complement(others[7]),
+        random_ids(rng),
+        np.concatenate([others[9][50:], random_ids(rng, 50)]),
+    ]
+    found = similarity.nearest_relatives(queries, others)
+    sets = [set(similarity.canonical_kmers(ids).tolist()) for ids in others]
+    for row, ids in enumerate(queries):
+        mine = set(similarity.canonical_kmers(ids).tolist())
+        parts = [len(mine & other) / min(len(mine), len(other)) for other in sets]
+        assert found.containment[row] == pytest.approx(max(parts))
+    assert found.nearest.tolist() == [3, 7, -1, 9]
+
+
+def test_short_sequences_still_have_duplicates():
+    ids = alphabet.encode("ACGTT")
+    found = similarity.nearest_relatives([alphabet.reverse_complement(ids)], [ids])
+    assert found.containment.tolist() == [1.0]
+    assert similarity.cluster([ids, alphabet.reverse_complement(ids)]).tolist() == [
+        0,
+        0,
+    ]
+
+
+def test_clusters_are_families(rng):
+    families = [random_ids(rng) for _ in range(20)]
+    members = [
+        alphabet.reverse_complement(mutated(rng, ids, 3))
+        if turn % 2
+        else mutated(rng, ids, 3)
+        for ids in families
+        for turn in range(4)
+    ]
+    clusters = similarity.cluster(members)
+    assert np.array_equal(clusters, np.repeat(clusters[::4], 4))
+    assert len(np.unique(clusters)) == 20
+
+
+def test_sampling_of_long_inputs_keeps_relatives(rng, monkeypatch):
+    monkeypatch.setattr(similarity, "_MAX_KMERS", 20_000)
+    long = [random_ids(rng, 20_000) for _ in range(5)]
+    found = similarity.nearest_relatives([mutated(rng, long[2], 400)], long)
+    assert found.nearest.tolist() == [2]
+    expected = 0.98**12
+    assert found.containment[0] == pytest.approx(expected, abs=0.05)
+
+
+def labelled_file(tmp_path, rng, extra=""):
+    lines = [f"sequence,label{',chrom,start,end' if extra else ''}"]
+    for family in range(40):
+        ids = random_ids(rng)
+        for turn in range(5):
+            letters = alphabet.decode(mutated(rng, ids, 3))
+            place = (
+                f",chr{family % 8},{family * 1000 + turn},{family * 1000 + turn + 100}"
+            )
+            lines.append(f"{letters},{family % 2}{place if extra else ''}")
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(lines) + "\n")
+    table = read_sequences(path)
+    return labelled.label(table, labelled.detect_task(table, ("label",)))
+
+
+def test_split_by_similarity_separates_families(tmp_path, rng):
+    data = labelled_file(tmp_path, rng)
+    result = splits.split_labelled(data)
+    assert result.by == "similarity"
+    assert np.unique(result.split, return_counts=True)[1].tolist() == [20, 160, 20]
+    train, test = (data.take(result.rows(name)) for name in ("train", "test"))
+    near = similarity.nearest_relatives(test.table.ids, train.table.ids)
+    assert near.containment.max() < similarity.THRESHOLD
+    assert test.labels.mean() == 0.5
+    assert np.array_equal(splits.split_labelled(data).split, result.split)
+    assert not np.array_equal(splits.split_labelled(data, seed=1).split, result.split)
+
+
+def test_split_by_contig_where_coordinates_are_known(tmp_path, rng):
+    data = labelled_file(tmp_path, rng, extra="yes")
+    with pytest.raises(CrossDNAError, match=r"by contig \(8 groups\) leaves"):
+        splits.split_labelled(data)
+    # Chromosomes of one class only: without classes to balance they can be split.
+    other = labelled.detect_task(data.table, ("start",), "regression")
+    located = labelled.label(data.table, other)
+    split = splits.assign_groups(
+        np.array([int(r.contig[3:]) for r in located.table.regions]),
+        np.zeros(len(located), np.int64),
+        (0.5, 0.25, 0.25),
+    )
+    for name, rows in (("train", 100), ("valid", 50), ("test", 50)):
+        chosen = np.flatnonzero(split == name)
+        assert len(chosen) == rows
+    contigs = {n: {located.table.regions[i].contig for i in np.flatnonzero(split == n)}
+               for n in splits.SPLITS}  # fmt: skip
+    assert not contigs["train"] & contigs["test"]
+
+
+def test_one_family_cannot_be_split(tmp_path, rng):
+    ids = random_ids(rng)
+    lines = [f"{alphabet.decode(mutated(rng, ids, 2))},{i % 2}" for i in range(30)]
+    (tmp_path / "x.csv").write_text("sequence,label\n" + "\n".join(lines) + "\n")
+    table = read_sequences(tmp_path / "x.csv")
+    data = labelled.label(table, labelled.detect_task(table, ("label",)))
+    with pytest.raises(CrossDNAError, match="leaves no rows for"):
+        splits.split_labelled(data)
+    with pytest.raises(CrossDNAError, match="no coordinates to split by"):
+        splits.split_labelled(data, by="contig")
+
+
+def test_mmseqs_is_asked_only_where_it_is(tmp_path, rng):
+    families = [random_ids(rng) for _ in range(6)]
+    members = [mutated(rng, ids, 3) for ids in families for _ in range(3)]
+    if shutil.which("mmseqs") is None:
+        with pytest.raises(CrossDNAError, match="MMseqs2 is not installed"):
+            similarity.mmseqs_cluster(members)
+        return
+    clusters = similarity.mmseqs_cluster(members)
+    assert np.array_equal(clusters, np.repeat(clusters[::3], 3))
