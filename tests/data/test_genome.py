@@ -257,7 +257,7 @@ def test_cache_folder_that_cannot_be_written(write, tmp_path):
 def test_read_only_cache_folder(write, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir(mode=0o500)
-    with pytest.raises(CrossDNAError, match=r"cannot write.*CROSSDNA_CACHE"):
+    with pytest.raises(CrossDNAError, match=r"cannot write to .*CROSSDNA_CACHE"):
         Genome.open(write("g.fa", ">a\nACGT\n"), folder)
 
 

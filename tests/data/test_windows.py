@@ -234,7 +234,7 @@ def test_regions_and_names_of_sources_are_checked(genomes):
 
 def test_a_gap_without_windows_is_an_error_that_names_the_sample(make):
     dataset = make(weights=[1], regions=[Region("a1", 500, 900)])
-    with pytest.raises(CrossDNAError, match=r"a: 256 windows .*sample 7.* 5% N"):
+    with pytest.raises(CrossDNAError, match=r"a: 4096 windows .*sample 7.* 5% N"):
         dataset[7]
 
 

@@ -15,7 +15,7 @@ from crossdna.data.regions import Region, check_region, resolve_contig
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -50,6 +50,8 @@ class ClassTrack(NamedTuple):
 
 
 class _Feature(NamedTuple):
+    """What is kept of a line."""
+
     kind: str
     start: int
     end: int
@@ -96,35 +98,13 @@ class Annotation:
             the contig; or no feature on any contig of the genome.
         """
         path = Path(path)
-        features: dict[str, list[_Feature]] = {}
-        foreign: dict[str, None] = {}
-        circular: set[str] = set()
-        for number, line in enumerate(open_lines(path), 1):
-            if line.startswith("##FASTA"):
-                break
-            if line.startswith("#") or not line.strip():
-                continue
-            contig, feature = _parse(line, f"{path}:{number}")
-            if "Is_circular=true" in line:
-                circular.add(contig)
-            if feature.kind not in _WANTED:
-                continue
-            if contig not in genome.contigs:
-                foreign[contig] = None
-                continue
-            parts = [feature]
-            if contig in circular:
-                parts = _unrolled(feature, genome.contigs[contig])
-            for part in parts:
-                region = Region(contig, part.start, part.end)
-                check_region(region, genome.contigs, f"{path}:{number}")
-            features.setdefault(contig, []).extend(parts)
+        features, foreign = _read_features(path, genome.contigs)
         if not features:
             if foreign:
-                resolve_contig(next(iter(foreign)), genome.contigs, str(path))
+                resolve_contig(foreign[0], genome.contigs, str(path))
             raise CrossDNAError(f"{path}: no genes, exons or CDS in this annotation")
         layers = {contig: _sorted_layers(found) for contig, found in features.items()}
-        return cls(genome, tuple(foreign), layers)
+        return cls(genome, foreign, layers)
 
     def class_track(
         self, contig: str, start: int = 0, end: int | None = None
@@ -157,20 +137,62 @@ def repeat_track(
 
 def _paint(classes: NDArray[np.uint8], layers: Iterable[_Layer], start: int) -> None:
     for layer in layers:
-        spans = np.clip(layer.spans - start, 0, len(classes))
-        for first, last in spans.tolist():
-            classes[first:last] = layer.value
+        first, last = (layer.spans - start).T
+        here = (last > 0) & (first < len(classes))
+        spans = zip(first[here].clip(0).tolist(), last[here].tolist(), strict=True)
+        for begin, end in spans:
+            classes[begin:end] = layer.value
 
 
-def _parse(line: str, where: str) -> tuple[str, _Feature]:
-    """Read a line; positions become 0-based half-open."""
+def _read_features(
+    path: Path, contigs: Mapping[str, int]
+) -> tuple[dict[str, list[_Feature]], tuple[str, ...]]:
+    """Features by contig, and the contigs that the genome does not have."""
+    features: dict[str, list[_Feature]] = {}
+    foreign: dict[str, None] = {}
+    circular: set[str] = set()
+    for number, line in enumerate(open_lines(path), 1):
+        if line.startswith("##FASTA"):
+            break
+        if line.startswith("#") or not line.strip():
+            continue
+        where = f"{path}:{number}"
+        contig, kind, start, end, attributes = _parse(line, where)
+        if "Is_circular=true" in attributes:
+            circular.add(contig)
+        if kind not in _WANTED:
+            continue
+        if contig not in contigs:
+            foreign[contig] = None
+            continue
+        parts = [_Feature(kind, start, end, _parents(kind, attributes))]
+        if end > contigs[contig]:
+            if contig in circular:
+                parts = _unrolled(parts[0], contigs[contig])
+            for part in parts:
+                check_region(Region(contig, part.start, part.end), contigs, where)
+        features.setdefault(contig, []).extend(parts)
+    return features, tuple(foreign)
+
+
+class _Row(NamedTuple):
+    """A line of the file; positions 0-based half-open."""
+
+    contig: str
+    kind: str
+    start: int
+    end: int
+    attributes: str
+
+
+def _parse(line: str, where: str) -> _Row:
     fields = line.rstrip("\r\n").split("\t")
     if len(fields) < 9:
         raise CrossDNAError(
             f"{where}: expected the nine tab-separated columns of GFF3 or GTF, "
             f"got {len(fields)}"
         )
-    contig, _, kind, first, last, *_, attributes = fields[:9]
+    first, last = fields[3:5]
     try:
         start, end = int(first) - 1, int(last)
     except ValueError:
@@ -181,12 +203,17 @@ def _parse(line: str, where: str) -> tuple[str, _Feature]:
         raise CrossDNAError(
             f"{where}: start {first} and end {last} are no 1-based range"
         )
+    return _Row(fields[0], fields[2], start, end, fields[8])
+
+
+def _parents(kind: str, attributes: str) -> tuple[str, ...]:
+    """Transcripts that an exon or a CDS belongs to."""
+    if kind != "exon" and kind not in _CODING:
+        return ()
     if match := _PARENT.search(attributes):
-        parents = tuple(match[1].split(","))
-    else:
-        match = _TRANSCRIPT_ID.search(attributes)
-        parents = (match[1],) if match else ()
-    return contig, _Feature(kind, start, end, parents)
+        return tuple(match[1].split(","))
+    match = _TRANSCRIPT_ID.search(attributes)
+    return (match[1],) if match else ()
 
 
 def _unrolled(feature: _Feature, length: int) -> list[_Feature]:

@@ -168,6 +168,8 @@ def _build(source: Path, file: Path, stamp: dict[str, Any]) -> dict[str, Any]:
             f"cannot create the cache folder {file.parent}: {error.strerror}; "
             f"{_ELSEWHERE}"
         ) from error
+    if not os.access(file.parent, os.W_OK):
+        raise CrossDNAError(f"cannot write to {file.parent}; {_ELSEWHERE}")
     try:
         with atomic_path(file) as temporary, temporary.open("wb") as output:
             footer = _encode(source, output) | {"stamp": stamp}

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from crossdna.data.genome import Genome
 
-_MAX_DRAWS: Final = 256
+# Enough that a genome with one window in 200 free of gaps never runs out of draws.
+_MAX_DRAWS: Final = 4096
 
 
 @dataclass(frozen=True)
