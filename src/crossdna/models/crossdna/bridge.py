@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossdna.models.crossdna.configuration import CrossDNAConfig
+from crossdna.models.linear import Linear
 
 BRIDGE_KERNEL = 9
 BRIDGE_DILATIONS = (1, 2, 4, 8, 16)
@@ -29,7 +30,7 @@ class BridgeContext(nn.Module):
             )
             for dilation in BRIDGE_DILATIONS
         )
-        self.mix = nn.Linear(len(BRIDGE_DILATIONS) * width, width)
+        self.mix = Linear(len(BRIDGE_DILATIONS) * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""
@@ -45,9 +46,9 @@ class TokenBridge(nn.Module):
         super().__init__()
         width = config.d_model
         self.context_a, self.context_b = BridgeContext(width), BridgeContext(width)
-        self.local_a, self.local_b = nn.Linear(width, width), nn.Linear(width, width)
-        self.global_a, self.global_b = nn.Linear(width, width), nn.Linear(width, width)
-        self.gate = nn.Linear(4 * width, 2 * width)
+        self.local_a, self.local_b = Linear(width, width), Linear(width, width)
+        self.global_a, self.global_b = Linear(width, width), Linear(width, width)
+        self.gate = Linear(4 * width, 2 * width)
         self.norm_a = nn.LayerNorm(width, eps=config.norm_eps)
         self.norm_b = nn.LayerNorm(width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
@@ -91,8 +92,8 @@ class BranchProjection(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, 2 * width)
-        self.down = nn.Linear(2 * width, width)
+        self.up = Linear(width, 2 * width)
+        self.down = Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""

@@ -10,9 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossdna.models.crossdna.configuration import CrossDNAConfig
+from crossdna.models.linear import Linear
 from crossdna.ops.delta_rule import delta_rule
 from crossdna.ops.short_conv import short_conv
 from crossdna.ops.window_attention import WindowCache, window_attention
+
+# Bases times sequences that a CPU passes through a branch at once, and the least length.
+TILE_ROWS = 2048
+MINIMUM_TILE = 64
 
 
 class LayerState(NamedTuple):
@@ -59,17 +64,17 @@ class DeltaRuleMixer(nn.Module):
         self.correction_factor = config.correction_factor
         keys, values = self.heads * self.key_dim, self.heads * self.value_dim
         self.sizes = [keys, keys, values]
-        self.qkv_proj = nn.Linear(config.d_model, sum(self.sizes), bias=False)
+        self.qkv_proj = Linear(config.d_model, sum(self.sizes), bias=False)
         # Output gate, decay and writing strength.
         self.gate_sizes = [values, self.heads, self.heads]
-        self.gate_proj = nn.Linear(config.d_model, sum(self.gate_sizes), bias=False)
+        self.gate_proj = Linear(config.d_model, sum(self.gate_sizes), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(sum(self.sizes), config.conv_size))
         self.A_log = nn.Parameter(torch.empty(self.heads))
         self.dt_bias = nn.Parameter(torch.empty(self.heads))
         self.decay = nn.Parameter(torch.empty(self.heads))
         self.correction = nn.Parameter(torch.empty(self.heads))
         self.out_norm = RMSNorm(self.value_dim, config.norm_eps)
-        self.out_proj = nn.Linear(values, config.d_model, bias=False)
+        self.out_proj = Linear(values, config.d_model, bias=False)
         self.reset_own_parameters()
 
     def reset_own_parameters(self) -> None:
@@ -129,11 +134,11 @@ class WindowAttentionBlock(nn.Module):
         self.heads, self.window = config.attention_heads, config.window_size
         self.rope_theta = config.rope_theta
         self.attention_norm = RMSNorm(width, config.norm_eps)
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.qkv_proj = Linear(width, 3 * width, bias=False)
+        self.out_proj = Linear(width, width, bias=False)
         self.mlp_norm = RMSNorm(width, config.norm_eps)
-        self.gate_up_proj = nn.Linear(width, 2 * config.mlp_dim, bias=False)
-        self.down_proj = nn.Linear(config.mlp_dim, width, bias=False)
+        self.gate_up_proj = Linear(width, 2 * config.mlp_dim, bias=False)
+        self.down_proj = Linear(config.mlp_dim, width, bias=False)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, cache: WindowCache | None
@@ -163,7 +168,7 @@ class BranchLayer(nn.Module):
         super().__init__()
         self.mixer = DeltaRuleMixer(config)
         self.attention = WindowAttentionBlock(config)
-        self.blend = nn.Linear(2 * config.d_model, config.d_model)
+        self.blend = Linear(2 * config.d_model, config.d_model)
         self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
 
     def forward(
@@ -204,6 +209,26 @@ class Branch(nn.Module):
         collect : list, optional
             Receives each layer's output.
         """
+        tile = _tile_length(x)
+        if collect is not None or tile >= x.shape[1]:
+            return self._read(x, mask, state, collect)
+        outputs = []
+        for start in range(0, x.shape[1], tile):
+            here = slice(start, start + tile)
+            y, state = self._read(
+                x[:, here], None if mask is None else mask[:, here], state, None
+            )
+            outputs.append(y)
+        assert state is not None
+        return torch.cat(outputs, dim=1), state
+
+    def _read(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        state: BranchState | None,
+        collect: list[Tensor] | None,
+    ) -> tuple[Tensor, BranchState]:
         states = []
         for i, layer in enumerate(self.layers):
             x, carried = layer(x, mask, None if state is None else state[i])
@@ -211,3 +236,15 @@ class Branch(nn.Module):
             if collect is not None:
                 collect.append(x)
         return self.norm(x), tuple(states)
+
+
+def _tile_length(x: Tensor) -> int:
+    """Bases that go through all layers together.
+
+    A CPU is fastest when a layer's intermediates fit its cache, so inference passes
+    tiles through the stack and carries the states along; training keeps them anyway.
+    """
+    batch, length, _ = x.shape
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return length
+    return max(MINIMUM_TILE, TILE_ROWS // batch // MINIMUM_TILE * MINIMUM_TILE)

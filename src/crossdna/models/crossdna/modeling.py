@@ -30,6 +30,7 @@ from crossdna.models.crossdna.layers import Branch, DeltaRuleMixer, RMSNorm
 from crossdna.models.crossdna.padding import align_left
 from crossdna.models.crossdna.streams import FusedBlock, StrandContext, TwoStrandPass
 from crossdna.models.heads import SequenceHead, TokenHead, sequence_loss, token_loss
+from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         self.bridge = TokenBridge(config) if config.use_bridge else None
         self.project_a = BranchProjection(config.d_model)
         self.project_b = BranchProjection(config.d_model)
-        self.fusion_gate = nn.Linear(2 * config.d_model, config.d_model)
+        self.fusion_gate = Linear(2 * config.d_model, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
@@ -311,7 +312,7 @@ class CrossDNAForMaskedLM(CrossDNAPreTrainedModel):
     def __init__(self, config: CrossDNAConfig) -> None:
         super().__init__(config)
         self.model = CrossDNAModel(config)
-        self.head = nn.Linear(config.d_model, config.alphabet_size)
+        self.head = Linear(config.d_model, config.alphabet_size)
         self.post_init()
 
     def forward(

@@ -1,0 +1,77 @@
+"""Linear maps through oneDNN, forward and backward, float32 on CPUs.
+
+torch calls oneDNN for linear layers only when float32 products may be rounded to
+bfloat16, a switch for the whole process. The operator below is the same call without
+the switch: plain float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Below this many products a call costs more than it computes.
+MINIMUM_PRODUCTS = 2**16
+
+
+def unavailable() -> str | None:
+    """Say why oneDNN cannot be called on this machine, or nothing."""
+    if not torch.backends.mkldnn.is_available():
+        return "this build of torch has no oneDNN"
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return "this build of torch does not export oneDNN's linear operator"
+    return None
+
+
+def reject(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    """Say why these arguments are not for oneDNN, or nothing."""
+    if x.device.type != "cpu":
+        return f"computes on the CPU, not on {x.device.type}"
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
+        return f"computes in float32, not in {x.dtype}"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses another precision"
+    if torch.compiler.is_compiling():
+        return "the compiler chooses its own kernel"
+    if x.numel() * weight.shape[0] < MINIMUM_PRODUCTS:
+        return "too small to gain"
+    return unavailable()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply; arguments as in `crossdna.ops.linear.linear`."""
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Linear.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None  # type: ignore[attr-defined]
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        rows = gradients[0].reshape(-1, weight.shape[0])
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
+        return (
+            _product(rows, weight.t()).view(x.shape) if wants_x else None,
+            _product(rows.t(), x.reshape(-1, weight.shape[1]).t())
+            if wants_weight
+            else None,
+            rows.sum(0) if wants_bias and ctx.has_bias else None,  # type: ignore[attr-defined]
+        )

@@ -1,0 +1,63 @@
+"""Linear maps: every backend against torch's own."""
+
+import pytest
+import torch
+
+from crossdna.errors import BackendUnavailableError
+from crossdna.ops.linear import linear, onednn
+
+needs_onednn = pytest.mark.skipif(
+    onednn.unavailable() is not None, reason=str(onednn.unavailable())
+)
+
+
+@needs_onednn
+@pytest.mark.parametrize("shape", [(300, 64), (2, 100, 64), (1, 1, 64)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_onednn_equals_torch(shape, with_bias):
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape), torch.randn(1100, 64)]
+    tensors += [torch.randn(1100)] if with_bias else []
+    found, expected = ([t.clone().requires_grad_() for t in tensors] for _ in range(2))
+    fast = linear(*found, backend="onednn")
+    slow = linear(*expected, backend="torch")
+    exact = linear(*(t.double() for t in tensors), backend="torch")
+    assert (fast - exact).norm() / exact.norm() < 1e-6
+    gradient = torch.randn(slow.shape)
+    fast.backward(gradient)
+    slow.backward(gradient)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-5)
+
+
+@needs_onednn
+def test_strided_inputs():
+    torch.manual_seed(0)
+    x = torch.randn(4, 200, 64)[:, 50:150].transpose(0, 1)
+    weight = torch.randn(600, 64)
+    torch.testing.assert_close(
+        linear(x, weight, backend="onednn"), linear(x, weight, backend="torch")
+    )
+
+
+@needs_onednn
+def test_gradients_only_where_wanted():
+    x, weight = torch.randn(300, 64), torch.randn(600, 64, requires_grad=True)
+    linear(x, weight, backend="onednn").sum().backward()
+    assert x.grad is None
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(600, 64))
+
+
+def test_onednn_says_why_not():
+    x, weight = torch.randn(300, 64).double(), torch.randn(600, 64).double()
+    with pytest.raises(
+        BackendUnavailableError, match=r"float32, not in torch\.float64"
+    ):
+        linear(x, weight, backend="onednn")
+    assert linear(x, weight).dtype == torch.float64
+
+
+def test_autocast_keeps_its_precision():
+    x, weight = torch.randn(300, 64), torch.randn(600, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
