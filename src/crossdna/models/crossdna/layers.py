@@ -15,7 +15,7 @@ from crossdna.ops.delta_rule import delta_rule
 from crossdna.ops.short_conv import short_conv
 from crossdna.ops.window_attention import WindowCache, window_attention
 
-# Bases times sequences that a CPU passes through a branch at once, and the least length.
+# Positions of all rows that a CPU passes through a branch at once; the least length.
 TILE_ROWS = 2048
 MINIMUM_TILE = 64
 

@@ -75,6 +75,9 @@ class CrossDNAPredictionOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     logits_branch_a: Tensor | None = None
     logits_branch_b: Tensor | None = None
+    branch_a: Tensor | None = None
+    branch_b: Tensor | None = None
+    fusion_logits: Tensor | None = None
 
 
 class CrossDNAPreTrainedModel(StrictLoadingMixin, PreTrainedModel):  # type: ignore[misc]
@@ -333,7 +336,7 @@ class CrossDNAForMaskedLM(CrossDNAPreTrainedModel):
         labels : (batch, length) int64, optional
             The true ids, -100 where the prediction does not count.
         output_branches : bool
-            Also return the logits of each branch alone.
+            Also return the branches, the logits of each alone and the fusion logits.
         """
         output = self.model(
             input_ids,
@@ -350,6 +353,9 @@ class CrossDNAForMaskedLM(CrossDNAPreTrainedModel):
         if output_branches:
             prediction.logits_branch_a = self.head(output.branch_a)
             prediction.logits_branch_b = self.head(output.branch_b)
+            prediction.branch_a = output.branch_a
+            prediction.branch_b = output.branch_b
+            prediction.fusion_logits = output.fusion_logits
         return prediction if return_dict in (None, True) else prediction.to_tuple()
 
 
