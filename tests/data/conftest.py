@@ -1,9 +1,17 @@
-"""Small genomes, made when they are needed."""
+"""Small genomes, made when they are needed, and the yeast genome shipped here."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from crossdna.data.genome import Genome
+
+
+@pytest.fixture(scope="session")
+def yeast():
+    """The folder of the real yeast genome and its annotation."""
+    return Path(__file__).resolve().parents[2] / "data/sacCer3"
 
 
 @pytest.fixture

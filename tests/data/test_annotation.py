@@ -148,12 +148,12 @@ def test_annotation_of_another_genome(write, genome):
         Annotation.read(geneless, genome)
 
 
-def test_real_yeast_classes(shared, tmp_path):
-    genome = Genome.open(shared / "data/genomes/sacCer3.fa.gz", tmp_path / "cache")
-    annotation = Annotation.read(shared / "data/genomes/sacCer3.gff.gz", genome)
+def test_real_yeast_classes(yeast, tmp_path):
+    genome = Genome.open(yeast / "sacCer3.fa.gz", tmp_path / "cache")
+    annotation = Annotation.read(yeast / "sacCer3.gff.gz", genome)
     counts = np.zeros(len(CLASSES), int)
     coding = {contig: np.zeros(size, bool) for contig, size in genome.contigs.items()}
-    with gzip.open(shared / "data/genomes/sacCer3.gff.gz", "rt") as lines:
+    with gzip.open(yeast / "sacCer3.gff.gz", "rt") as lines:
         for line in lines:
             fields = line.split("\t")
             if len(fields) == 9 and fields[2] == "CDS":

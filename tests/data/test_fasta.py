@@ -73,7 +73,7 @@ def test_progress_ends_at_the_size_of_the_file(write, random_letters):
         ("", "FILE: no records"),
         ("\n\n", "FILE: no records"),
         ("ACGT\n", "FILE:1: not a FASTA file: expected a line that starts with >"),
-        ("\n\n@read1\nACGT\n", "FILE:1: not a FASTA file"),
+        ("\n\n@read1\nACGT\n", "FILE:3: not a FASTA file"),
         (">a\nAC\n>b\n>c\nGT\n", "FILE:4: record b has no bases"),
         (">a\nAC\n>b\n", "FILE:4: record b has no bases"),
         (">a", "FILE:1: record a has no bases"),

@@ -1,7 +1,9 @@
 import gzip
+import hashlib
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tempfile
@@ -318,14 +320,22 @@ def test_real_genomes_read_as_htslib_reads_them(shared, tmp_path, rng, name):
                 assert np.array_equal(softmask, lower)
 
 
-def test_counts_of_the_real_yeast_genome(shared, tmp_path):
-    genome = Genome.open(shared / "data/genomes/sacCer3.fa.gz", tmp_path / "cache")
+def test_shipped_files_are_those_that_their_readme_describes(yeast):
+    text = (yeast / "README.md").read_text()
+    sums = dict(re.findall(r"^([0-9a-f]{64})  (\S+)$", text, flags=re.MULTILINE))
+    files = {file.name for file in yeast.iterdir()} - {"README.md"}
+    assert set(sums.values()) == files
+    for digest, name in sums.items():
+        assert hashlib.sha256((yeast / name).read_bytes()).hexdigest() == digest
+
+
+def test_counts_of_the_real_yeast_genome(yeast, tmp_path):
+    genome = Genome.open(yeast / "sacCer3.fa.gz", tmp_path / "cache")
     assert len(genome.contigs) == 16
     counts, lower = np.zeros(5, int), 0
     for contig, length in genome.contigs.items():
         counts += np.bincount(genome.fetch(contig, 0, length), minlength=5)
         lower += int(genome.fetch_softmask(contig, 0, length).sum())
-    # The counts that data/PROVENANCE.md states.
     assert counts.sum() == 12_071_326
     assert counts[4] == 0
     assert round(counts[[1, 2]].sum() / counts.sum(), 4) == 0.383

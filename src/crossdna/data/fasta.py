@@ -203,7 +203,9 @@ def _require_bases(name: str, bases: int, path: Path, line: int) -> None:
 
 
 def _not_fasta(path: Path, line: int, text: bytes) -> str:
-    first = text.lstrip()[:1].decode("latin-1")
+    content = text.lstrip()
+    line += text[: -len(content)].count(b"\n")
+    first = content[:1].decode("latin-1")
     kind = " (FASTQ?)" if first == "@" else ""
     return (
         f"{path}:{line}: not a FASTA file: expected a line that starts with >, "
