@@ -33,11 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train; several processes when torchrun started them."""
     from torch import distributed
+    from transformers.utils.logging import disable_progress_bar
 
     from crossdna.config import read_recipe
     from crossdna.training.pretrain import pretrain
     from crossdna.training.pretraining_recipe import PretrainRecipe
 
+    # Its bar for each saved model would break up ours for the run.
+    disable_progress_bar()
     recipe = read_recipe(arguments.recipe, PretrainRecipe, arguments.overrides)
     try:
         pretrain(recipe, arguments.output, resume=arguments.resume)

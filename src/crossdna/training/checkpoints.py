@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
 
 from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -59,6 +66,26 @@ def start_partial(final: Path) -> Path:
     except OSError as error:
         raise CrossDNAError(f"cannot write {partial}: {error.strerror}") from error
     return partial
+
+
+@contextlib.contextmanager
+def saving(final: Path) -> Iterator[None]:
+    """Turn whatever the libraries raise on a full disk into an error of ours.
+
+    Raises
+    ------
+    CrossDNAError
+        Names `final`; its partial directory is gone, so that space is free again.
+    """
+    try:
+        yield
+    # torch reports a failed write as a plain RuntimeError.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        shutil.rmtree(partial_path(final), ignore_errors=True)
+        raise CrossDNAError(
+            f"cannot write {final}: {str(error).splitlines()[0]}; "
+            "when there is space, continue with --resume"
+        ) from error
 
 
 def prune(folder: Path, keep: int, best_step: int | None) -> None:

@@ -23,7 +23,7 @@ import crossdna
 from crossdna.config import to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
-from crossdna.training.checkpoints import best_path, complete_checkpoints
+from crossdna.training.checkpoints import best_path, complete_checkpoints, saving
 from crossdna.training.pretraining_data import (
     VALID_SEED,
     MaskingCollator,
@@ -254,7 +254,7 @@ def _write_result(
 ) -> None:
     """Put the model, its tokenizer and how it was made into the output directory."""
     best, weights_step = trainer.state.best_global_step, trainer.state.global_step
-    with tempfile.TemporaryDirectory(dir=output, prefix=".") as name:
+    with saving(output), tempfile.TemporaryDirectory(dir=output, prefix=".") as name:
         folder = Path(name)
         family = FAMILIES[recipe.model["type"]]
         family.tokenizer().save_pretrained(folder)

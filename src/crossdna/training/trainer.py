@@ -32,6 +32,7 @@ from crossdna.training.checkpoints import (
     partial_path,
     prune,
     publish,
+    saving,
     start_partial,
 )
 from crossdna.training.objectives import masked_cross_entropy
@@ -264,7 +265,7 @@ class PretrainingTrainer(Trainer):
             place = best_path(self.folder, self.state.global_step)
             # Left by a run that was killed between this step and its next checkpoint.
             shutil.rmtree(place, ignore_errors=True)
-            with atomic_directory(place) as part:
+            with saving(place), atomic_directory(place) as part:
                 network.save_pretrained(part)
                 (part / METRICS_NAME).write_text(json.dumps(metrics, indent=1))
         return improved
@@ -278,14 +279,16 @@ class PretrainingTrainer(Trainer):
             start_partial(final)
         self.accelerator.wait_for_everyone()
         partial = str(partial_path(final))
-        self.save_model(partial, _internal_call=True)
-        self._save_optimizer_and_scheduler(partial)
-        self._save_scaler(partial)
-        self._save_rng_state(partial)
+        with saving(final):
+            self.save_model(partial, _internal_call=True)
+            self._save_optimizer_and_scheduler(partial)
+            self._save_scaler(partial)
+            self._save_rng_state(partial)
+            if self.args.should_save:
+                self._save_objective(Path(partial))
+                self.state.save_to_json(str(Path(partial) / TRAINER_STATE_NAME))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self._save_objective(Path(partial))
-            self.state.save_to_json(str(Path(partial) / TRAINER_STATE_NAME))
             publish(final)
             prune(self.folder, self.keep, best_step=self.state.best_global_step)
         self.accelerator.wait_for_everyone()
