@@ -1,0 +1,61 @@
+"""What a result was measured on, and where results are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import transformers
+
+from crossdna import __version__
+from crossdna.files import atomic_open
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def describe_machine(**settings):
+    """Processor, cores, GPU, versions and commit."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        cwd=RESULTS.parent,
+        check=False,
+    ).stdout.strip()
+    model = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "commit": commit,
+        "crossdna": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "processor": model[0] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **settings,
+    }
+
+
+def save_results(name, rows, **settings):
+    """Write results/NAME.json; returns its path."""
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    with atomic_open(path) as handle:
+        json.dump(
+            {"machine": describe_machine(**settings), "rows": rows}, handle, indent=1
+        )
+        handle.write("\n")
+    return path
