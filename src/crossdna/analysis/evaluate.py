@@ -16,8 +16,10 @@ import numpy as np
 
 from crossdna import alphabet
 from crossdna.analysis.statistics import Interval, interval, resampled_ratios
+from crossdna.data.annotation import repeat_track
 from crossdna.data.draws import raw_draws
 from crossdna.data.masking import MaskingConfig, mask_bases
+from crossdna.data.windows import evaluation_windows
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crossdna.analysis.baselines import Baselines
+    from crossdna.data.annotation import Annotation, ClassTrack
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
 
@@ -96,6 +99,28 @@ class EvaluationSettings:
             )
 
 
+def class_grouping(genome: Genome, annotation: Annotation | None) -> Grouping:
+    """Group bases by their class in an annotation, or else by lower case (repeats)."""
+    tracks: dict[str, ClassTrack] = {}
+
+    def groups(
+        contig: str, starts: NDArray[np.int64], length: int
+    ) -> dict[str, NDArray[np.bool_]]:
+        if contig not in tracks:
+            # Windows come contig by contig: one track at a time is enough.
+            tracks.clear()
+            tracks[contig] = (
+                repeat_track(genome, contig)
+                if annotation is None
+                else annotation.class_track(contig)
+            )
+        track = tracks[contig]
+        classes = track.classes[starts[:, None] + np.arange(length)]
+        return {name: classes == index for index, name in enumerate(track.names)}
+
+    return groups
+
+
 class Score(NamedTuple):
     """How well one predictor predicts one group of bases."""
 
@@ -125,6 +150,23 @@ class Condition(NamedTuple):
     groups: tuple[Group, ...]
 
 
+def predictor_label(name: str, model_name: str) -> str:
+    """What tables and figures call a predictor."""
+    kind, _, size = name.rpartition("-")
+    if kind == "markov":
+        return f"Markov order {size}"
+    if kind == "two-sided":
+        return f"Two-sided {size}+{size}-mer"
+    return model_name
+
+
+def strongest_baselines(group: Group) -> list[str]:
+    """Names of the best Markov model and of the two-sided model."""
+    markov = [name for name in group.scores if name.startswith("markov")]
+    best = min(markov, key=lambda name: group.scores[name].bits.estimate)
+    return [best, *(name for name in group.scores if name.startswith("two-sided"))]
+
+
 class WindowStarts(NamedTuple):
     """Windows of one contig."""
 
@@ -142,7 +184,7 @@ def tile_windows(
     Parameters
     ----------
     regions
-        0-based, half-open. What does not fill a window at a region's end is left out.
+        0-based, half-open. What does not fill a window at the end is left out.
     length
         Bases in a window.
     max_windows
@@ -154,9 +196,9 @@ def tile_windows(
         No region is as long as a window.
     """
     places = [
-        (region.contig, start)
-        for region in regions
-        for start in range(region.start, region.end - length + 1, length)
+        (tile.region.contig, tile.region.start)
+        for tile in evaluation_windows(regions, length)
+        if tile.new == length
     ]
     if not places:
         raise CrossDNAError(
@@ -171,6 +213,12 @@ def tile_windows(
         starts = [places[i][1] for i in chosen]
         tiles.append(WindowStarts(contig, np.array(starts), np.array(chosen)))
     return tiles
+
+
+def count_windows(regions: Sequence[Region], settings: EvaluationSettings) -> int:
+    """How many windows `measure` goes through, all conditions together."""
+    tiles = tile_windows(regions, settings.window, settings.max_windows)
+    return len(_conditions(settings)) * sum(len(tile.starts) for tile in tiles)
 
 
 def hide_random(
@@ -285,7 +333,7 @@ def measure(
     for name, (hide, description) in _conditions(settings).items():
         tally = _Tally(list(predictors))
         for tile in tiles:
-            for batch in _batches(tile, settings.batch_size):
+            for batch in batches(tile, settings.batch_size):
                 windows = genome.gather(batch.contig, batch.starts, settings.window).ids
                 hidden = hide(windows, batch.indices)
                 groups = grouping(batch.contig, batch.starts, settings.window)
@@ -302,7 +350,7 @@ def _conditions(settings: EvaluationSettings) -> dict[str, tuple[Hide, str]]:
             lambda windows, indices: hide_random(
                 windows, indices, share=share, seed=seed
             ),
-            f"{share:.0%} of the bases hidden at random",
+            f"{share * 100:.3g} % of the bases hidden",
         ),
         "isolated": (
             lambda windows, indices: hide_isolated(
@@ -313,7 +361,8 @@ def _conditions(settings: EvaluationSettings) -> dict[str, tuple[Hide, str]]:
     }
 
 
-def _batches(tile: WindowStarts, size: int) -> Iterator[WindowStarts]:
+def batches(tile: WindowStarts, size: int) -> Iterator[WindowStarts]:
+    """Cut the windows of a contig into batches."""
     for first in range(0, len(tile.starts), size):
         part = slice(first, first + size)
         yield WindowStarts(tile.contig, tile.starts[part], tile.indices[part])
@@ -348,9 +397,9 @@ class _Tally:
             right = probabilities[np.arange(len(truth)), truth]
             correct.append(probabilities.argmax(1) == truth)
             bits.append(-np.log2(right))
-        self._counts.append(_window_sums(members, hidden))
+        self._counts.append(window_sums(members, hidden))
         for sums, values in ((self._correct, correct), (self._bits, bits)):
-            parts = [_window_sums(members * value, hidden) for value in values]
+            parts = [window_sums(members * value, hidden) for value in values]
             sums.append(np.stack(parts, axis=1))
 
     def groups(self, settings: EvaluationSettings) -> tuple[Group, ...]:
@@ -360,6 +409,9 @@ class _Tally:
         bits = resampled_ratios(np.concatenate(self._bits), counts, **draws)
         found = []
         for group, name in enumerate(self._names):
+            positions = int(counts[:, 0, group].sum())
+            if not positions:
+                continue
             scores = {
                 predictor: Score(
                     accuracy=_interval_of(accuracy, (index, group)),
@@ -369,11 +421,11 @@ class _Tally:
                 )
                 for index, predictor in enumerate(self._predictors)
             }
-            found.append(Group(name, int(counts[:, 0, group].sum()), scores))
+            found.append(Group(name, positions, scores))
         return tuple(found)
 
 
-def _window_sums(values: NDArray[np.float64], hidden: Hidden) -> NDArray[np.float64]:
+def window_sums(values: NDArray[np.float64], hidden: Hidden) -> NDArray[np.float64]:
     """Sum (groups, positions) over the positions of each window: (windows, groups)."""
     number = len(hidden.windows)
     sums = [np.bincount(hidden.rows, weights=row, minlength=number) for row in values]
@@ -388,68 +440,3 @@ def _interval_of(
         estimate = estimate - ratios.estimate[minus]
         resampled = resampled - ratios.resampled[(..., *minus)]
     return interval(float(estimate), resampled)
-
-
-class StrandDifference(NamedTuple):
-    """Mean absolute difference between the probabilities from the two strands."""
-
-    single: Interval
-    """Each strand read by itself."""
-    averaged: Interval
-    """With strand averaging: zero up to rounding."""
-    windows: int
-
-
-def strand_difference(
-    model: Any,
-    genome: Genome,
-    regions: Sequence[Region],
-    settings: EvaluationSettings,
-    *,
-    max_windows: int = 64,
-) -> StrandDifference:
-    """Compare predictions for masked windows with those for their reverse complements.
-
-    Over the bases hidden under the condition ``random``, the four probabilities weigh
-    equally.
-
-    Parameters
-    ----------
-    max_windows
-        So many windows are enough for three digits.
-    """
-    tiles = tile_windows(regions, settings.window, max_windows)
-    sums: dict[bool, list[NDArray]] = {False: [], True: []}
-    counts = []
-    for tile in tiles:
-        for batch in _batches(tile, settings.batch_size):
-            windows = genome.gather(batch.contig, batch.starts, settings.window).ids
-            hidden = hide_random(
-                windows, batch.indices, share=settings.mask_share, seed=settings.seed
-            )
-            ones = np.ones((1, len(hidden.rows)))
-            counts.append(_window_sums(ones, hidden))
-            for averaged, parts in sums.items():
-                apart = _difference(model, hidden, strand_average=averaged)
-                parts.append(_window_sums(apart[None], hidden))
-    draws = {"resamples": settings.resamples, "seed": settings.seed}
-    hidden_bases = np.concatenate(counts)[:, 0]
-    found = {}
-    for averaged, parts in sums.items():
-        ratios = resampled_ratios(np.concatenate(parts)[:, 0], hidden_bases, **draws)
-        found[averaged] = interval(float(ratios.estimate), ratios.resampled)
-    return StrandDifference(found[False], found[True], len(hidden_bases))
-
-
-def _difference(
-    model: Any, hidden: Hidden, *, strand_average: bool
-) -> NDArray[np.float64]:
-    forward = masked_log_probabilities(
-        model, hidden.masked, strand_average=strand_average
-    )
-    mirrored = alphabet.reverse_complement(hidden.masked.astype(np.uint8))
-    reverse = masked_log_probabilities(
-        model, mirrored.astype(np.int64), strand_average=strand_average
-    )[:, ::-1, ::-1]
-    at = hidden.rows, hidden.columns
-    return np.abs(np.exp(forward[at]) - np.exp(reverse[at])).mean(-1)

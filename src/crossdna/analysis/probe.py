@@ -10,18 +10,19 @@ from scipy.stats import rankdata
 
 from crossdna import alphabet
 from crossdna.analysis.statistics import Interval, metric_interval
+from crossdna.data.annotation import CDS, INTERGENIC, REPEAT
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from crossdna.data.genome import Genome
+    from crossdna.data.annotation import Annotation
     from crossdna.data.regions import Region
 
 KMER_SIZES = (3, 4, 5)
-_PENALTIES = tuple(10.0**power for power in range(-4, 2))
+_PENALTIES = tuple(10.0**power for power in range(-5, 0))
 _FOLDS = 5
 
 
@@ -73,55 +74,65 @@ class Features(NamedTuple):
     """(held-out windows, features)"""
 
 
-def draw_windows(
-    genome: Genome,
-    positive: Sequence[Region],
-    negative: Sequence[Region],
+def draw_coding_windows(
+    annotation: Annotation,
+    regions: Sequence[Region],
     settings: ProbeSettings,
     *,
     where: str,
 ) -> LabelledWindows:
-    """Draw as many windows within regions of one class as within those of the other.
+    """Draw as many coding windows (label 1) as intergenic ones (label 0).
+
+    Windows do not overlap. Every base of a coding one is CDS; no base of an intergenic
+    one lies in a gene, and at most half of them are lower-case repeats.
 
     Parameters
     ----------
-    positive, negative
-        Regions of the two classes, 0-based half-open; windows lie wholly within them
-        and do not overlap.
+    regions
+        Where to look, 0-based half-open.
     where
         What to call these regions in an error.
 
     Raises
     ------
     CrossDNAError
-        Fewer than ten windows fit in the regions of a class.
+        Fewer than ten windows of a class.
     """
-    places = [_places(regions, settings.window) for regions in (positive, negative)]
+    length = settings.window
+    places: tuple[list[tuple[str, int]], ...] = ([], [])
+    for region in regions:
+        track = annotation.class_track(region.contig, region.start, region.end)
+        coding = track.classes == CDS
+        outside = track.classes == INTERGENIC
+        # Repeats are told apart from intergenic bases, and lie in introns as well: a
+        # window that is half intergenic and has no genic base is between genes.
+        no_gene = outside | (track.classes == REPEAT)
+        for place, inside in zip(places, (coding, no_gene), strict=True):
+            for start in _starts_within(inside, length):
+                core = inside if inside is coding else outside
+                if core[start : start + length].mean() >= 0.5:
+                    place.append((region.contig, region.start + start))
     number = min(settings.windows_per_class, *map(len, places))
     if number < 2 * _FOLDS:
         raise CrossDNAError(
-            f"{where}: only {number} windows of {settings.window} bases fit into one "
-            "of the two classes; take shorter windows or more chromosomes"
+            f"{where}: only {number} windows of {length} bases fit into one of the two "
+            "classes; take shorter windows or more chromosomes"
         )
     generator = np.random.default_rng(settings.seed)
-    ids = [
-        genome.fetch(contig, start, start + settings.window)
-        for place in places
-        for contig, start in (
-            place[index]
-            for index in np.sort(generator.permutation(len(place))[:number])
-        )
-    ]
+    ids = []
+    for place in places:
+        for index in np.sort(generator.permutation(len(place))[:number]):
+            contig, start = place[index]
+            ids.append(annotation.genome.fetch(contig, start, start + length))
     return LabelledWindows(np.stack(ids), np.repeat([1, 0], number))
 
 
-def _places(regions: Sequence[Region], length: int) -> list[tuple[str, int]]:
-    return [
-        # Windows stand in the middle of a region: its ends belong to both classes.
-        (region.contig, region.start + (len(region) % length) // 2 + index * length)
-        for region in regions
-        for index in range(len(region) // length)
-    ]
+def _starts_within(inside: NDArray[np.bool_], length: int) -> Iterator[int]:
+    """Tile the runs of True with windows, in the middle of each run."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]])))
+    for first, last in edges.reshape(-1, 2).tolist():
+        spare = (last - first) % length
+        yield from range(first + spare // 2, last - length + 1, length)
 
 
 def mean_embeddings(

@@ -1,0 +1,205 @@
+"""``crossdna evaluate``: a model beside baselines on chromosomes it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.table import Table
+
+    from crossdna.analysis.evaluation import Evaluation, Split
+    from crossdna.analysis.statistics import Interval
+    from crossdna.data.genome import Genome
+    from crossdna.data.regions import Region
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument(
+        "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--chromosomes", nargs="+", metavar="NAME", help="held-out chromosomes"
+    )
+    where.add_argument(
+        "--regions", type=Path, metavar="BED", help="held-out regions, 0-based"
+    )
+    train = parser.add_mutually_exclusive_group()
+    train.add_argument(
+        "--train-chromosomes",
+        nargs="+",
+        metavar="NAME",
+        help="what the baselines are fitted on; default: all other chromosomes",
+    )
+    train.add_argument(
+        "--train-regions",
+        type=Path,
+        metavar="BED",
+        help="what the baselines are fitted on, 0-based",
+    )
+    parser.add_argument(
+        "--annotation", type=Path, help="GFF3 or GTF: report by class of bases"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="directory to fill")
+    parser.add_argument(
+        "--window", type=int, default=1024, help="bases the model sees (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-windows",
+        type=int,
+        default=1000,
+        help="windows, spread evenly over the regions; 0 for all (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--strand-average",
+        action="store_true",
+        help="let the model average both strands (twice the time)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, write evaluation.json and evaluation.png, print the tables."""
+    from crossdna.analysis.evaluate import EvaluationSettings, count_windows
+    from crossdna.analysis.evaluation import evaluate_model, write_evaluation
+    from crossdna.analysis.inference import load_model
+    from crossdna.cli.progress import progress
+    from crossdna.data.annotation import Annotation
+    from crossdna.data.genome import Genome
+    from crossdna.files import claim_output_directory
+
+    settings = EvaluationSettings(
+        window=arguments.window,
+        max_windows=arguments.max_windows,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    genome = Genome.open(arguments.genome)
+    split = _split(arguments, genome)
+    annotation = (
+        Annotation.read(arguments.annotation, genome) if arguments.annotation else None
+    )
+    model = load_model(arguments.model, "masked-lm", arguments.device)
+    total = count_windows(split.held_out, settings)
+    output = claim_output_directory(arguments.output, resume=False)
+    with progress("evaluating", total, "windows") as advance:
+        evaluation = evaluate_model(
+            model,
+            genome,
+            split,
+            checkpoint=arguments.model,
+            annotation=annotation,
+            settings=settings,
+            strand_average=arguments.strand_average,
+            advance=advance,
+        )
+    write_evaluation(evaluation, output)
+    print_evaluation(evaluation)
+    print(f"written: {output / 'evaluation.json'}, {output / 'evaluation.png'}")
+    return 0
+
+
+def _split(arguments: argparse.Namespace, genome: Genome) -> Split:
+    from crossdna.analysis.evaluation import Split
+    from crossdna.data.regions import complement, parse_region, read_bed
+
+    def chosen(names: list[str] | None, bed: Path | None) -> list[Region]:
+        if bed is not None:
+            return read_bed(bed, genome.contigs)
+        return [parse_region(name, genome.contigs) for name in names or ()]
+
+    held_out = chosen(arguments.chromosomes, arguments.regions)
+    train = chosen(arguments.train_chromosomes, arguments.train_regions)
+    if not train:
+        held = {region.contig for region in held_out}
+        others = {n: size for n, size in genome.contigs.items() if n not in held}
+        train = complement([], others)
+    return Split(train, held_out)
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print the model beside its strongest rivals, over all and by class."""
+    from rich.console import Console
+
+    from crossdna.analysis.evaluate import ALL, strongest_baselines
+
+    first = evaluation.conditions[0]
+    everywhere = next(group for group in first.groups if group.name == ALL)
+    best = strongest_baselines(everywhere)
+    names = list(dict.fromkeys([next(iter(everywhere.scores)), "markov-0", *best]))
+    console = Console()
+    console.print(_predictor_table(evaluation, names))
+    console.print(_class_table(evaluation, names))
+    strands = evaluation.strands
+    notes = [f"{item.name}: {item.description}" for item in evaluation.conditions]
+    notes += [
+        "± is half of the 95 % bootstrap interval over windows",
+        f"difference between predictions from the two strands: {show(strands.single)}"
+        f" (averaged: {strands.averaged.estimate:.0e})",
+    ]
+    console.print("\n".join(notes), highlight=False, soft_wrap=True)
+
+
+def _predictor_table(evaluation: Evaluation, names: list[str]) -> Table:
+    from rich.table import Table
+
+    from crossdna.analysis.evaluate import ALL, predictor_label
+
+    table = Table(title="Hidden bases", title_justify="left")
+    table.add_column("predictor")
+    groups = []
+    for condition in evaluation.conditions:
+        group = next(group for group in condition.groups if group.name == ALL)
+        groups.append(group)
+        table.add_column(f"accuracy\n({condition.name})", justify="right")
+        table.add_column(f"bits per base\n({condition.name})", justify="right")
+    for name in names:
+        cells = [
+            cell
+            for group in groups
+            for cell in (
+                show(group.scores[name].accuracy, percent=True),
+                show(group.scores[name].bits),
+            )
+        ]
+        label = predictor_label(name, evaluation.model_name)
+        table.add_row(label, *cells, style="bold" if name == names[0] else None)
+    return table
+
+
+def _class_table(evaluation: Evaluation, names: list[str]) -> Table:
+    from rich.table import Table
+
+    from crossdna.analysis.evaluate import predictor_label
+
+    condition = evaluation.conditions[0]
+    title = f"Bits per base by class, {condition.description}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("bases", justify="right")
+    for name in names:
+        label = predictor_label(name, evaluation.model_name)
+        table.add_column(label, justify="right")
+    for group in condition.groups:
+        bits = (show(group.scores[name].bits) for name in names)
+        table.add_row(group.name, f"{group.positions:,}", *bits)
+    return table
+
+
+def show(value: Interval, *, percent: bool = False) -> str:
+    """Format as ``estimate ± half of the interval``."""
+    half = (value.high - value.low) / 2
+    if percent:
+        return f"{100 * value.estimate:.1f} ± {100 * half:.1f} %"
+    return f"{value.estimate:.3f} ± {half:.3f}"
