@@ -68,7 +68,10 @@ def test_trains_quietly_and_resumes_a_finished_run(recipe, tmp_path, capsys):
     assert (out / "model.safetensors").is_file()
     assert pretrain(recipe, out, "--set", "train.lr=3e-4", "--resume") == 0
     captured = capsys.readouterr()
-    assert captured.out == captured.err == ""
+    assert captured.err == ""
+    first, again = captured.out.splitlines()
+    assert first == again
+    assert first.startswith(f"{out}: model of step 2, best held-out loss 1.")
 
 
 def test_full_output_directory(recipe, tmp_path, capsys):

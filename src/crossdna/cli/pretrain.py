@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -36,15 +37,24 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from crossdna.config import read_recipe
-    from crossdna.training.pretrain import pretrain
+    from crossdna.training.pretrain import PROVENANCE_NAME, pretrain
     from crossdna.training.pretraining_recipe import PretrainRecipe
 
     # Its bar for each saved model would break up ours for the run.
     disable_progress_bar()
     recipe = read_recipe(arguments.recipe, PretrainRecipe, arguments.overrides)
     try:
-        pretrain(recipe, arguments.output, resume=arguments.resume)
+        output = pretrain(recipe, arguments.output, resume=arguments.resume)
+        if not distributed.is_initialized() or distributed.get_rank() == 0:
+            facts = json.loads((output / PROVENANCE_NAME).read_text())
+            print(_summary(output, facts))
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
     return 0
+
+
+def _summary(output: Path, facts: dict[str, Any]) -> str:
+    loss = facts["best_held_out_loss"]
+    held_out = "" if loss is None else f", best held-out loss {loss:.4f} nats a base"
+    return f"{output}: model of step {facts['weights_of_step']}{held_out}"

@@ -29,13 +29,19 @@ def best_path(folder: Path, step: int) -> Path:
     return folder / f"best-{step}"
 
 
+def checkpoint_step(path: Path) -> int:
+    """After how many optimiser steps a checkpoint was written."""
+    match = _NAME.fullmatch(path.name)
+    assert match, path
+    return int(match[1])
+
+
 def complete_checkpoints(folder: Path) -> list[Path]:
     """All checkpoints of a run, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
-    steps = [(int(match[1]), path) for match, path in found if match and path.is_dir()]
-    return [path for _, path in sorted(steps)]
+    found = [p for p in folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()]
+    return sorted(found, key=checkpoint_step)
 
 
 def partial_path(final: Path) -> Path:

@@ -23,7 +23,12 @@ import crossdna
 from crossdna.config import to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
-from crossdna.training.checkpoints import best_path, complete_checkpoints, saving
+from crossdna.training.checkpoints import (
+    best_path,
+    checkpoint_step,
+    complete_checkpoints,
+    saving,
+)
 from crossdna.training.pretraining_data import (
     VALID_SEED,
     MaskingCollator,
@@ -110,7 +115,8 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
     checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
     if checkpoint is not None:
         trainer.load_objective(checkpoint)
-    _add_callbacks(trainer, recipe, output)
+    done = 0 if checkpoint is None else checkpoint_step(checkpoint)
+    _add_callbacks(trainer, recipe, output, done)
     torch.manual_seed(recipe.train.seed + arguments.process_index)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if arguments.should_save:
@@ -234,13 +240,14 @@ class LogFile(TrainerCallback):
 
 
 def _add_callbacks(
-    trainer: PretrainingTrainer, recipe: PretrainRecipe, output: Path
+    trainer: PretrainingTrainer, recipe: PretrainRecipe, output: Path, done: int
 ) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(FollowModel(trainer.goal))
     if trainer.args.should_save:
         trainer.add_callback(LogFile(output / LOG_NAME))
-        writer = SummaryWriter(str(output / "tensorboard"))
+        # What a killed run showed after its last checkpoint is shown again.
+        writer = SummaryWriter(str(output / "tensorboard"), purge_step=done + 1)
         trainer.add_callback(TensorBoardCallback(writer))
     bases = recipe.train.batch_size * recipe.windows.length
     trainer.add_callback(RichProgress(bases))

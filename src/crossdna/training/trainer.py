@@ -254,7 +254,7 @@ class PretrainingTrainer(Trainer):
             predictions=np.empty(0),
             label_ids=None,
             metrics={f"{metric_key_prefix}_{k}": v for k, v in values.items()},
-            num_samples=int(count),
+            num_samples=len(self.held_out or ()),
         )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
