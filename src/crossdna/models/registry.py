@@ -12,6 +12,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from crossdna.models import caduceus, hyenadna
 from crossdna.models.crossdna import (
     CrossDNAConfig,
     CrossDNAForMaskedLM,
@@ -29,3 +30,6 @@ AutoModelForSequenceClassification.register(
 )
 AutoModelForTokenClassification.register(CrossDNAConfig, CrossDNAForTokenClassification)
 AutoTokenizer.register(CrossDNAConfig, CrossDNATokenizer)
+
+hyenadna.register()
+caduceus.register()

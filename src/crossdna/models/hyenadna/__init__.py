@@ -1,0 +1,33 @@
+"""HyenaDNA: configuration, network and the table of published checkpoints."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
+
+from crossdna.models.hyenadna.configuration import HyenaDNAConfig
+from crossdna.models.hyenadna.modeling import (
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAModel,
+)
+
+__all__ = [
+    "HyenaDNAConfig",
+    "HyenaDNAForCausalLM",
+    "HyenaDNAForSequenceClassification",
+    "HyenaDNAModel",
+    "register",
+]
+
+
+def register() -> None:
+    """Make transformers' Auto classes know this family."""
+    AutoConfig.register(HyenaDNAConfig.model_type, HyenaDNAConfig)
+    AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
+    AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
+    AutoModelForSequenceClassification.register(
+        HyenaDNAConfig, HyenaDNAForSequenceClassification
+    )
