@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: setup demo test lint bench clean
 
-setup: .venv/installed
+setup: .venv/installed .venv/native
 
 # torch goes first and alone: see constraints.txt.
 .venv/installed: pyproject.toml constraints.txt
@@ -13,6 +13,10 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[finetune,tracks]"
 	touch $@
+
+# The compiled CPU kernels; without a compiler plain PyTorch runs in their place.
+.venv/native: .venv/installed $(wildcard src/crossdna/ops/native/*)
+	if command -v "$${CXX:-g++}" > /dev/null; then $(BIN)/crossdna env --build > $@; else touch $@; fi
 
 lint: setup
 	$(BIN)/ruff check .

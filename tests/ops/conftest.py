@@ -3,6 +3,18 @@
 import pytest
 import torch
 
+from crossdna.ops.native import build
+
+
+@pytest.fixture(scope="session")
+def native_kernels():
+    """Build the compiled kernels; skips where no compiler is."""
+    if build.library_path() is None:
+        pytest.skip(build.unavailable())
+    build.build()
+    reason = build.unavailable()
+    assert reason is None, reason
+
 
 def _gradients(outputs, weights, inputs):
     total = sum(

@@ -36,8 +36,10 @@ def run(backend, mask=None):
     return function
 
 
-@pytest.fixture(params=["torch"])
+@pytest.fixture(params=["torch", "native"])
 def backend(request):
+    if request.param == "native":
+        request.getfixturevalue("native_kernels")
     return request.param
 
 

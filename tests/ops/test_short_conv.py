@@ -29,8 +29,10 @@ def run(backend, activation):
     return function
 
 
-@pytest.fixture(params=["torch"])
+@pytest.fixture(params=["torch", "native"])
 def backend(request):
+    if request.param == "native":
+        request.getfixturevalue("native_kernels")
     return request.param
 
 
@@ -40,7 +42,7 @@ def backend(request):
 def test_equals_the_reference_with_gradients(
     backend, length, width, activation, assert_same
 ):
-    inputs = make(2, length, 24, width, dtype=torch.float32)
+    inputs = make(2, length, 32, width, dtype=torch.float32)
     slow = run("reference", activation)
 
     def exact(*operands):
@@ -50,10 +52,11 @@ def test_equals_the_reference_with_gradients(
 
 
 def test_a_hand_computed_case(backend):
-    x = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1)
-    out = short_conv(x, torch.tensor([[10.0, 1.0]]), backend=backend)
-    assert out.output.flatten().tolist() == [1.0, 12.0, 23.0]
-    assert out.tail.flatten().tolist() == [3.0]
+    x = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1).expand(1, 3, 16)
+    weight = torch.tensor([[10.0, 1.0]]).expand(16, 2)
+    out = short_conv(x, weight, backend=backend)
+    assert out.output[0, :, 5].tolist() == [1.0, 12.0, 23.0]
+    assert out.tail[0, :, 5].tolist() == [3.0]
 
 
 def test_gradcheck():
@@ -82,9 +85,9 @@ def test_in_pieces_equals_whole(length, width, cut, seed):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_masked_inputs_count_as_zero_even_when_poisoned(backend, side):
-    x, weight, _ = make(1, 30, 8, 4, dtype=torch.float32)
+    x, weight, _ = make(1, 30, 16, 4, dtype=torch.float32)
     alone = short_conv(x, weight, backend=backend)
-    filler = torch.full((1, 5, 8), torch.nan)
+    filler = torch.full((1, 5, 16), torch.nan)
     mask = torch.ones(1, 35, dtype=torch.bool)
     if side == "left":
         x, real = torch.cat([filler, x], 1), slice(5, 35)

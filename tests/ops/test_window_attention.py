@@ -47,8 +47,10 @@ def exact(window, **options):
     return function
 
 
-@pytest.fixture(params=["torch"])
+@pytest.fixture(params=["torch", "native"])
 def backend(request):
+    if request.param == "native":
+        request.getfixturevalue("native_kernels")
     return request.param
 
 

@@ -22,14 +22,23 @@ PACKAGES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to print."""
+    """How to print, and whether to compile first."""
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--build",
+        action="store_true",
+        help="compile the native CPU kernels first, unless this was done before",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the environment."""
+    """Print the environment, with --build after compiling the native kernels."""
     import json
 
+    if arguments.build:
+        from crossdna.ops.native import build
+
+        build.build()
     environment = describe()
     if arguments.json:
         print(json.dumps(environment, indent=2))

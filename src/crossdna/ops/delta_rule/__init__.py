@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import float32, float64
 
 from crossdna.errors import CrossDNAError
-from crossdna.ops.delta_rule import gpu, reference
+from crossdna.ops.delta_rule import gpu, native, reference
 from crossdna.ops.delta_rule import torch as chunked
 from crossdna.ops.dispatch import Backend, always, choose
+from crossdna.ops.native import build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ def _accepts(*_arguments: Tensor) -> None:
 
 BACKENDS = (
     Backend("fla", gpu.delta_rule, gpu.reject, gpu.unavailable),
+    Backend("native", native.delta_rule, native.reject, build.unavailable),
     Backend("torch", chunked.delta_rule, _accepts, always),
     Backend("reference", reference.delta_rule, _accepts, always, automatic=False),
 )

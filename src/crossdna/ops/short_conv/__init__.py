@@ -8,7 +8,8 @@ from torch import cat
 
 from crossdna.errors import CrossDNAError
 from crossdna.ops.dispatch import Backend, always, choose
-from crossdna.ops.short_conv import reference
+from crossdna.ops.native import build
+from crossdna.ops.short_conv import native, reference
 from crossdna.ops.short_conv import torch as taps
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def _accepts(*_arguments: object) -> None:
 
 
 BACKENDS = (
+    Backend("native", native.short_conv, native.reject, build.unavailable),
     Backend("torch", taps.short_conv, _accepts, always),
     Backend("reference", reference.short_conv, _accepts, always, automatic=False),
 )

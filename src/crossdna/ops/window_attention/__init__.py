@@ -11,7 +11,8 @@ from torch import cat
 
 from crossdna.errors import CrossDNAError
 from crossdna.ops.dispatch import Backend, always, choose
-from crossdna.ops.window_attention import gpu, reference
+from crossdna.ops.native import build
+from crossdna.ops.window_attention import gpu, native, reference
 from crossdna.ops.window_attention import torch as tiled
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _accepts(*_arguments: object) -> None:
 
 BACKENDS = (
     Backend("flex", gpu.window_attention, gpu.reject, gpu.unavailable),
+    Backend("native", native.window_attention, native.reject, build.unavailable),
     Backend("torch", tiled.window_attention, _accepts, always),
     Backend("reference", reference.window_attention, _accepts, always, automatic=False),
 )

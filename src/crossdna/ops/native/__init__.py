@@ -1,0 +1,1 @@
+"""Compiled CPU kernels: C++ sources, and building and loading them on request."""

@@ -1,0 +1,195 @@
+// Vectors, small matrix products and transposition for the operators of this folder.
+//
+// Everything is written with the compiler's vector extension, so that one source serves
+// AVX-512, AVX2 and NEON; the width follows the target given on the command line.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+namespace crossdna {
+
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;
+constexpr int TILE_VECTORS = 4;
+#elif defined(__AVX__)
+constexpr int WIDTH = 8;
+constexpr int TILE_VECTORS = 2;
+#else
+constexpr int WIDTH = 4;
+constexpr int TILE_VECTORS = 4;
+#endif
+
+// Rows and columns of every scratch matrix are padded with zeros to this many floats.
+constexpr int64_t PAD = 16;
+
+typedef float Vec __attribute__((vector_size(WIDTH * 4)));
+typedef float LooseVec __attribute__((vector_size(WIDTH * 4), aligned(4)));
+typedef int32_t IntVec __attribute__((vector_size(WIDTH * 4)));
+
+static inline int64_t padded(int64_t n) { return (n + PAD - 1) / PAD * PAD; }
+
+static inline Vec splat(float x) { return Vec{} + x; }
+static inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
+static inline void store(float* p, Vec x) { *reinterpret_cast<LooseVec*>(p) = x; }
+
+static inline float sum(Vec x) {
+#pragma GCC unroll 4
+  for (int s = WIDTH / 2; s > 0; s /= 2) {
+    IntVec swapped{};
+    for (int l = 0; l < WIDTH; ++l) swapped[l] = l ^ s;
+    x += __builtin_shuffle(x, swapped);
+  }
+  return x[0];
+}
+
+static inline Vec select(IntVec condition, Vec yes, Vec no) {
+  return (Vec)(((IntVec)yes & condition) | ((IntVec)no & ~condition));
+}
+
+static inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+
+// 2^x with a relative error of 2e-7; 0 below -126, NaN stays NaN.
+static inline Vec exp2_fast(Vec x) {
+  const Vec clamped = x < -127.0f ? splat(-127.0f) : (x > 127.0f ? splat(127.0f) : x);
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = clamped + magic;
+  const Vec f = clamped - (shifted - magic);
+  Vec y = splat(1.5403530e-4f);
+  y = y * f + 1.3333558e-3f;
+  y = y * f + 9.6181291e-3f;
+  y = y * f + 5.5504109e-2f;
+  y = y * f + 2.4022651e-1f;
+  y = y * f + 6.9314718e-1f;
+  y = y * f + 1.0f;
+  const IntVec n = ((IntVec)shifted - (IntVec)magic) << 23;
+  const Vec scaled = (Vec)((IntVec)y + n);
+  const Vec bounded = clamped <= -126.0f ? splat(0.0f) : scaled;
+  return x == x ? bounded : x;
+}
+
+static inline Vec exp_fast(Vec x) { return exp2_fast(x * 1.44269504f); }
+
+// Reading float32 and bfloat16 alike; writing rounds to nearest even.
+struct bfloat16 {
+  uint16_t bits;
+};
+static inline float widen(float x) { return x; }
+static inline float widen(bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, 4);
+  return y;
+}
+static inline void narrow(float x, float* out) { *out = x; }
+static inline void narrow(float x, bfloat16* out) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if (x != x) {
+    out->bits = 0x7fc0;
+    return;
+  }
+  out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// Memory of one thread: aligned, released with the object.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats) {
+    void* p = nullptr;
+    if (posix_memalign(&p, 64, static_cast<size_t>(floats) * 4) != 0) std::abort();
+    base_ = static_cast<float*>(p);
+    std::memset(base_, 0, static_cast<size_t>(floats) * 4);
+    next_ = base_;
+  }
+  ~Scratch() { std::free(base_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* take(int64_t floats) {
+    float* p = next_;
+    next_ += padded(floats);
+    return p;
+  }
+
+ private:
+  float* base_;
+  float* next_;
+};
+
+// One register tile of C += A B or C += A^T B. ROWS x VECTORS accumulators.
+template <bool TRANSPOSED, int ROWS, int VECTORS>
+static inline void tile(int64_t depth, const float* a, int64_t lda, const float* b,
+                        int64_t ldb, float* c, int64_t ldc, float keep) {
+  Vec acc[ROWS][VECTORS];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j)
+      acc[r][j] = keep == 0.0f ? Vec{} : load(c + r * ldc + j * WIDTH) * keep;
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec row[VECTORS];
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) row[j] = load(b + k * ldb + j * WIDTH);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const float x = TRANSPOSED ? a[k * lda + r] : a[r * lda + k];
+#pragma GCC unroll 4
+      for (int j = 0; j < VECTORS; ++j) acc[r][j] += x * row[j];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < VECTORS; ++j) store(c + r * ldc + j * WIDTH, acc[r][j]);
+}
+
+// C = keep C + A B, A (rows, depth) row-major, or (depth, rows) when TRANSPOSED.
+// `rows` and `columns` are multiples of PAD.
+template <bool TRANSPOSED = false>
+static inline void product(int64_t rows, int64_t columns, int64_t depth, const float* a,
+                           int64_t lda, const float* b, int64_t ldb, float* c,
+                           int64_t ldc, float keep = 0.0f) {
+  constexpr int64_t WIDE = TILE_VECTORS * WIDTH;
+  int64_t j = 0;
+  for (; j + WIDE <= columns; j += WIDE)
+    for (int64_t i = 0; i < rows; i += 4)
+      tile<TRANSPOSED, 4, TILE_VECTORS>(depth, a + (TRANSPOSED ? i : i * lda), lda,
+                                        b + j, ldb, c + i * ldc + j, ldc, keep);
+  for (; j < columns; j += WIDTH)
+    for (int64_t i = 0; i < rows; i += 8)
+      tile<TRANSPOSED, 8, 1>(depth, a + (TRANSPOSED ? i : i * lda), lda, b + j, ldb,
+                             c + i * ldc + j, ldc, keep);
+}
+
+// out (columns, rows) = in (rows, columns)^T; both multiples of PAD.
+static inline void transpose(int64_t rows, int64_t columns, const float* in, int64_t ldi,
+                             float* out, int64_t ldo) {
+  for (int64_t i = 0; i < rows; i += WIDTH)
+    for (int64_t j = 0; j < columns; j += WIDTH) {
+      Vec x[WIDTH];
+#pragma GCC unroll 16
+      for (int r = 0; r < WIDTH; ++r) x[r] = load(in + (i + r) * ldi + j);
+      // Butterflies: stage s swaps the s-th bit of row and column.
+#pragma GCC unroll 4
+      for (int s = 1; s < WIDTH; s *= 2) {
+        IntVec low{}, high{};
+        for (int l = 0; l < WIDTH; ++l) {
+          low[l] = (l & s) ? WIDTH + (l ^ s) : l;
+          high[l] = (l & s) ? WIDTH + l : (l ^ s);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < WIDTH; ++r)
+          if (!(r & s)) {
+            const Vec a = x[r], b = x[r | s];
+            x[r] = __builtin_shuffle(a, b, low);
+            x[r | s] = __builtin_shuffle(a, b, high);
+          }
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < WIDTH; ++r) store(out + (j + r) * ldo + i, x[r]);
+    }
+}
+
+}  // namespace crossdna

@@ -1,0 +1,164 @@
+"""Window attention as compiled C++ for float32 and bfloat16 on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossdna.ops.native import build
+from crossdna.ops.native.call import pointer, pointers, shared_dtype, sizes, strides
+from crossdna.ops.window_attention.reference import rotary_table
+
+# Queries that the kernel handles together: it rotates relative to their first key, so
+# the angles of this many positions beyond the window serve any length.
+BLOCK = 256
+
+
+def reject(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    _visible: Tensor | None,
+    _window: int,
+    _rope_theta: float,
+) -> str | None:
+    """Say why this call cannot run on the kernel, or None."""
+    if {x.device.type for x in (q, k, v)} != {"cpu"}:
+        return f"needs CPU tensors, got {q.device.type}"
+    if shared_dtype(q, k, v) is None:
+        return f"needs q, k, v all float32 or all bfloat16, got {q.dtype}"
+    return build.unavailable()
+
+
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor | None,
+    window: int,
+    rope_theta: float,
+) -> Tensor:
+    """Attend; arguments as in `reference.window_attention`."""
+    positions = torch.arange(min(k.shape[1], window + BLOCK))
+    table = rotary_table(positions, q.shape[-1], rope_theta, torch.float32)
+    train = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return _forward(q, k, v, visible, *table, window, train)[0]
+
+
+def _rows(*tensors: Tensor) -> list[Tensor]:
+    """Make the last axis of q, k, v contiguous; other strides are free."""
+    return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
+
+
+def _geometry(q: Tensor, k: Tensor, window: int) -> Any:
+    batch, length, heads, width = q.shape
+    return sizes(batch, length, k.shape[1], heads, width, window)
+
+
+@torch.library.custom_op("crossdna::window_attention", mutates_args=())
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor | None,
+    cosines: Tensor,
+    sines: Tensor,
+    window: int,
+    train: bool,
+) -> tuple[Tensor, Tensor]:
+    q, k, v = _rows(q, k, v)
+    output, log_sums = _empty(q, train)
+    visible = None if visible is None else visible.contiguous()
+    build.library().crossdna_window_attention_forward(
+        _geometry(q, k, window),
+        strides(q, k, v),
+        pointers(q, k, v),
+        None if visible is None else pointer(visible),
+        pointer(cosines),
+        pointer(sines),
+        pointer(output),
+        pointer(log_sums) if train else None,
+        ctypes.c_int(q.dtype == torch.bfloat16),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return output, log_sums
+
+
+def _empty(q: Tensor, train: bool) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _ = q.shape
+    log_sums = (batch, heads, length if train else 0)
+    return q.new_empty(q.shape), q.new_empty(log_sums, dtype=torch.float32)
+
+
+@_forward.register_fake
+def _(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _empty(q, others[-1])
+
+
+@torch.library.custom_op("crossdna::window_attention_backward", mutates_args=())
+def _backward(  # noqa: PLR0913 - the operator has these operands
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Tensor | None,
+    cosines: Tensor,
+    sines: Tensor,
+    output: Tensor,
+    log_sums: Tensor,
+    d_output: Tensor,
+    window: int,
+) -> list[Tensor]:
+    q, k, v = _rows(q, k, v)
+    gradients = _empty_gradients(q, k)
+    d_output = d_output.contiguous()
+    visible = None if visible is None else visible.contiguous()
+    build.library().crossdna_window_attention_backward(
+        _geometry(q, k, window),
+        strides(q, k, v),
+        pointers(q, k, v),
+        None if visible is None else pointer(visible),
+        pointer(cosines),
+        pointer(sines),
+        pointer(output),
+        pointer(d_output),
+        pointer(log_sums),
+        pointers(*gradients),
+        ctypes.c_int(q.dtype == torch.bfloat16),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return gradients
+
+
+def _empty_gradients(q: Tensor, k: Tensor) -> list[Tensor]:
+    # Overlapping blocks of queries add to the same keys and values.
+    return [
+        q.new_empty(q.shape, dtype=torch.float32),
+        k.new_zeros(k.shape, dtype=torch.float32),
+        k.new_zeros(k.shape, dtype=torch.float32),
+    ]
+
+
+@_backward.register_fake
+def _(q: Tensor, k: Tensor, *_others: Any) -> list[Tensor]:
+    return _empty_gradients(q, k)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.window, _ = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _differentiate(
+    ctx: Any, d_output: Tensor, _d_log_sums: Tensor
+) -> tuple[Tensor | None, ...]:
+    q, k, v, visible, cosines, sines, output, log_sums = ctx.saved_tensors
+    gradients = _backward(
+        q, k, v, visible, cosines, sines, output, log_sums, d_output, ctx.window
+    )
+    return *(g.to(q.dtype) for g in gradients), None, None, None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup)
