@@ -36,3 +36,45 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """Make seeded checkpoints of a CrossDNA of two layers: class name to directory."""
+    import crossdna
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def make(kind="CrossDNAForMaskedLM", **changes):
+        path = folder / "-".join([kind, *(f"{k}={v}" for k, v in changes.items())])
+        if not path.exists():
+            torch.manual_seed(0)
+            sizes = {
+                "d_model": 16,
+                "depth": 2,
+                "num_heads": 2,
+                "head_dim": 8,
+                "attention_heads": 4,
+                "window_size": 6,
+                "block_size": 128,
+            }
+            config = crossdna.CrossDNAConfig(**{**sizes, **changes})
+            model = getattr(crossdna, kind)(config)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if name.endswith("A_log"):
+                        # Freshly drawn heads forget within a base.
+                        parameter.fill_(-1.0)
+                    elif name.startswith("head."):
+                        parameter.mul_(2)
+            model.save_pretrained(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    """A cache of genomes that goes away with the test."""
+    monkeypatch.setenv("CROSSDNA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

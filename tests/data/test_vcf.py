@@ -89,7 +89,7 @@ def test_bcf(tmp_path):
     "text",
     [
         "1\t10\tA\tC\n1\t12\tg\tT,A\n",
-        "# made by hand\n\nchr\tPOS\tref\talt\tnote\n1\t10\tA\tC\tx\n1\t12\tg\tT,A\ty\n",
+        "# mine\n\nchr\tPOS\tref\talt\tnote\n1\t10\tA\tC\tx\n1\t12\tg\tT,A\ty\n",
         "note\talt\tpos\tref\tchrom\nx\tC\t10\tA\t1\n.\tT,A\t12\tg\t1\n",
     ],
 )

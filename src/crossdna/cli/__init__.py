@@ -20,8 +20,11 @@ VERBS: dict[str, str] = {
     "env": "show versions, devices and which operator backends can run here",
     "pretrain": "train a model on genomes from a recipe",
     "evaluate": "measure a model on held-out chromosomes beside baselines",
+    "demo": "pretrain from a recipe, measure, and write a report with pictures",
     "split": "split labelled sequences so that relatives stay on one side",
+    "predict": "ask a fine-tuned model about every row of a table",
     "audit": "find duplicates and relatives between training and test sequences",
+    "score": "score variants: VCF in, the same VCF with scores out",
     "convert": "rewrite a published checkpoint in this package's layout",
 }
 

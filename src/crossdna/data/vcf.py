@@ -74,7 +74,7 @@ class VariantFile:
         ----------
         path
             VCF or BCF, or a table parted by tabs with the columns chrom, pos, ref, alt
-            (in this order, or in any when a first line names them); plain, gzip or BGZF.
+            (in this order, or in any that a first line names); plain, gzip or BGZF.
         name
             What errors call the file; its path when not given.
 

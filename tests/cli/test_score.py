@@ -1,0 +1,275 @@
+"""``crossdna score`` as a user runs it."""
+
+import gzip
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import polars as pl
+import pysam
+import pytest
+
+from crossdna.cli import main
+
+HEADER = """##fileformat=VCFv4.2
+##source=test
+##INFO=<ID=AF,Number=A,Type=Float,Description="frequency">
+##FORMAT=<ID=GT,Number=1,Type=String,Description="genotype">
+#CHROM	POS	ID	REF	ALT	QUAL	FILTER	INFO	FORMAT	s1
+"""
+
+
+@pytest.fixture
+def letters(rng):
+    return "".join(rng.choice(list("ACGT"), 2000))
+
+
+@pytest.fixture
+def genome(tmp_path, letters, cache_folder):
+    path = tmp_path / "genome.fa.gz"
+    path.write_bytes(
+        gzip.compress(f">chr1\n{letters}\n>chr2\n{letters[::-1]}\n".encode())
+    )
+    return path
+
+
+@pytest.fixture
+def variants(tmp_path, letters):
+    """Records of all kinds on contig 1, which the genome calls chr1."""
+    lines = []
+    for place in range(3, 1990, 60):
+        ref = letters[place]
+        others = [base for base in "ACGT" if base != ref]
+        alts = [
+            others[0],
+            ",".join(others),
+            f"{others[1]},<DEL>,*",
+            ref + "GAT",
+            ".",
+            f"{ref}T,{others[2]}",
+        ][len(lines) % 6]
+        lines.append(f"1\t{place + 1}\trs{place}\t{ref}\t{alts}\t.\tPASS\t.\tGT\t0/1\n")
+    wrong = "A" if letters[1994] != "A" else "C"
+    lines.append(f"1\t1995\tbad\t{wrong}\tT\t.\t.\tAF=0.5\tGT\t0/0\n")
+    path = tmp_path / "in.vcf"
+    path.write_text(HEADER + "".join(lines))
+    return path
+
+
+def command(tiny_checkpoint, genome, variants, output, *more):
+    words = ["score", "--model", tiny_checkpoint(), "--genome", genome]
+    words += ["--variants", variants, "--output", output, "--window", 64]
+    words += ["--mask-spacing", 4, "--device", "cpu", *more]
+    return [str(word) for word in words]
+
+
+def test_vcf_out(tiny_checkpoint, genome, variants, tmp_path, capsys):
+    output = tmp_path / "out.vcf.gz"
+    assert main(command(tiny_checkpoint, genome, variants, output)) == 0
+    printed = capsys.readouterr()
+    assert "REF differs from the genome in 1 of 35 records" in printed.err
+    assert "contigs are named otherwise: 1 is chr1" in printed.err
+    assert "reference_mismatch 1" in printed.out
+    assert "spanning_deletion 6, symbolic 6" in printed.out
+    left = {path.name for path in tmp_path.iterdir()} - {"cache"}
+    assert left == {"genome.fa.gz", "in.vcf", "out.vcf.gz", "out.vcf.gz.tbi"}
+
+    before = [line.split("\t") for line in variants.read_text().splitlines()]
+    after = [
+        line.split("\t")
+        for line in gzip.decompress(output.read_bytes()).decode().splitlines()
+    ]
+    body = [row for row in after if not row[0].startswith("#")]
+    given = [row for row in before if not row[0].startswith("#")]
+    assert [row[:7] + row[8:] for row in body] == [row[:7] + row[8:] for row in given]
+    assert [row for row in before[:4] if row not in after] == []
+
+    with pysam.VariantFile(str(output)) as file:
+        assert "negative = less expected" in file.header.info["XD_LLR"].description
+        records = list(file.fetch("1"))
+        for record in records:
+            alts = record.alts or ()
+            llr = record.info.get("XD_LLR", (None,) * len(alts))
+            pll = record.info.get("XD_PLL", (None,) * len(alts))
+            skip = record.info.get("XD_SKIP", (None,) * len(alts))
+            assert len(llr) == len(pll) == len(skip) == len(alts)
+            assert ("XD_NO_ALT" in record.info) == (not alts)
+            for values in zip(llr, pll, skip, strict=True):
+                assert sum(value not in (None, ".") for value in values) == 1
+        assert records[2].info["XD_SKIP"] == (".", "symbolic", "spanning_deletion")
+        assert records[-1].info["XD_SKIP"] == ("reference_mismatch",)
+        assert records[-1].info["AF"] == (0.5,)
+
+
+def test_bcftools_reads_it(tiny_checkpoint, genome, variants, letters, tmp_path):
+    if not shutil.which("bcftools"):
+        pytest.skip("bcftools is not installed")
+    plain = tmp_path / "plain.fa"
+    plain.write_text(f">1\n{letters}\n")
+    kept = [line for line in variants.read_text().splitlines() if "\tbad\t" not in line]
+    variants.write_text("\n".join(kept) + "\n")
+    output = tmp_path / "out.vcf.gz"
+    assert main(command(tiny_checkpoint, genome, variants, output)) == 0
+
+    def bcftools(*words):
+        done = subprocess.run(
+            ["bcftools", *map(str, words)], capture_output=True, text=True, check=True
+        )
+        assert "[W::" not in done.stderr
+        return done.stdout
+
+    assert len(bcftools("view", "-H", output).splitlines()) == 34
+    assert len(bcftools("view", "-H", output, "1:100-400").splitlines()) == 5
+    bcftools("norm", "-c", "e", "-f", plain, "-o", "/dev/null", output)
+    bcftools("view", "-Ob", "-o", tmp_path / "out.bcf", output)
+    split = bcftools("norm", "-m-", output)
+    assert sum(not line.startswith("#") for line in split.splitlines()) > 50
+    # The BCF goes in again, scored fields and all, and comes out the same.
+    again = tmp_path / "again.vcf.gz"
+    assert main(command(tiny_checkpoint, genome, tmp_path / "out.bcf", again)) == 0
+    columns = "%POS\t%REF\t%ALT\t%XD_LLR\t%XD_PLL\t%XD_ENTROPY\t%XD_SKIP\t[%GT]\n"
+    first, second = (bcftools("query", "-f", columns, path) for path in (output, again))
+    assert first == second
+    assert gzip.decompress(again.read_bytes()).count(b"##XD_score") == 1
+
+
+def test_tables_and_stdin(tiny_checkpoint, genome, variants, tmp_path, monkeypatch):
+    text = variants.read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    tsv, parquet = tmp_path / "out.tsv", tmp_path / "out.parquet"
+    assert main(command(tiny_checkpoint, genome, "-", tsv)) == 0
+    assert main(command(tiny_checkpoint, genome, variants, parquet)) == 0
+    first = pl.read_csv(tsv, separator="\t", comment_prefix="#", null_values="NA")
+    second = pl.read_parquet(parquet)
+    assert first.columns == second.columns
+    keys = ["chrom", "pos", "id", "ref", "alt", "record", "allele"]
+    for key in keys:
+        assert first[key].cast(pl.String).to_list() == (
+            second[key].cast(pl.String).to_list()
+        )
+    assert second["record"].to_list() == sorted(second["record"].to_list())
+    for name in ("llr", "pll", "entropy"):
+        np.testing.assert_allclose(
+            first[name].to_numpy(), second[name].to_numpy(), rtol=1e-5
+        )
+    metadata = pl.read_parquet_metadata(parquet)
+    assert json.loads(metadata["crossdna"])["Strands"] == "average"
+    # A table of the same variants gives the same scores.
+    rows = second.filter(pl.col("skip") == "")
+    table = tmp_path / "in.tsv"
+    rows.select("chrom", "pos", "ref", "alt").write_csv(table, separator="\t")
+    again = tmp_path / "again.parquet"
+    assert main(command(tiny_checkpoint, genome, table, again)) == 0
+    found = pl.read_parquet(again)
+    np.testing.assert_allclose(
+        found["llr"].to_numpy(), rows["llr"].to_numpy(), atol=1e-5
+    )
+
+
+def test_killed_and_started_again(tiny_checkpoint, genome, variants, tmp_path):
+    whole, broken = tmp_path / "whole.vcf.gz", tmp_path / "broken.vcf.gz"
+    more = ("--chunk-size", 3, "--scores", "llr", "pll", "distance")
+    assert main(command(tiny_checkpoint, genome, variants, whole, *more)) == 0
+    words = command(tiny_checkpoint, genome, variants, broken, *more)
+    process = subprocess.Popen([sys.executable, "-m", "crossdna", *words])
+    work = tmp_path / "broken.vcf.gz.work"
+    give_up = time.monotonic() + 60
+    while len(list(work.glob("0*.npz"))) < 3 and time.monotonic() < give_up:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not broken.exists()
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("0*.npz")}
+    assert 3 <= len(kept) < 12
+
+    # Another setting does not get mixed in; the same ones go on where it ended.
+    assert main([*words, "--forward-only"]) == 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert main(words) == 0
+    assert broken.read_bytes() == whole.read_bytes()
+    assert broken.with_suffix(".gz.tbi").read_bytes() == (
+        whole.with_suffix(".gz.tbi").read_bytes()
+    )
+    assert not work.exists()
+
+
+@pytest.mark.slow
+def test_workers_give_the_same(tiny_checkpoint, genome, variants, tmp_path):
+    one, two = tmp_path / "one.vcf.gz", tmp_path / "two.vcf.gz"
+    more = ("--chunk-size", 10)
+    assert main(command(tiny_checkpoint, genome, variants, one, *more)) == 0
+    assert (
+        main(command(tiny_checkpoint, genome, variants, two, *more, "--workers", 2))
+        == 0
+    )
+    fields = ("XD_LLR", "XD_PLL", "XD_ENTROPY")
+    with pysam.VariantFile(str(one)) as first, pysam.VariantFile(str(two)) as second:
+        for a, b in zip(first, second, strict=True):
+            for name in fields:
+                left, right = (
+                    [np.nan if v is None else v for v in r.info.get(name, ())]
+                    for r in (a, b)
+                )
+                np.testing.assert_allclose(left, right, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("3\t5\t.\tA\tC", r"in.vcf:7: the genome has no contig '3'"),
+        ("1\t2\t.\tN\tC", r"in.vcf:7: records are not sorted"),
+        ("1\t2\t.\tN", r"in.vcf:7: 9 columns"),
+        ("1\tx\t.\tN\tC", r"in.vcf:7: position 'x'"),
+    ],
+)
+def test_bad_input(
+    tiny_checkpoint, genome, variants, tmp_path, capsys, record, message
+):
+    lines = variants.read_text().splitlines()
+    lines.insert(6, f"{record}\t.\t.\t.\tGT\t0")
+    variants.write_text("\n".join(lines) + "\n")
+    output = tmp_path / "out.vcf.gz"
+    assert main(command(tiny_checkpoint, genome, variants, output)) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+    if "contig" in message:
+        output, more = tmp_path / "out.tsv", ("--allow-missing-contigs",)
+        assert main(command(tiny_checkpoint, genome, variants, output, *more)) == 0
+        assert "missing_contig 1" in capsys.readouterr().out
+
+
+def test_more_bad_input(tiny_checkpoint, genome, variants, tmp_path, capsys):
+    def fails(variants=variants, output=tmp_path / "out.vcf.gz", more=()):
+        assert main(command(tiny_checkpoint, genome, variants, output, *more)) == 2
+        assert not output.exists()
+        return capsys.readouterr().err
+
+    assert "scores are written to" in fails(output=tmp_path / "out.txt")
+    assert "does not exist" in fails(output=tmp_path / "no" / "out.tsv")
+    assert "--prefix" in fails(more=("--prefix", "9X"))
+    assert "needs a model for classification" in fails(more=("--scores", "head"))
+    assert "--workers" in fails(more=("--workers", "0"))
+    assert "no such file" in fails(variants=tmp_path / "none.vcf")
+    cut = tmp_path / "cut.vcf.gz"
+    cut.write_bytes(gzip.compress(variants.read_bytes())[:-40])
+    assert "truncated" in fails(variants=cut)
+    empty = tmp_path / "empty.vcf"
+    empty.write_text(HEADER)
+    assert "no records" in fails(variants=empty)
+
+
+def test_head(tiny_checkpoint, genome, variants, tmp_path):
+    model = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2)
+    output = tmp_path / "out.vcf.gz"
+    words = command(tiny_checkpoint, genome, variants, output, "--prefix", "MY_")
+    words[words.index("--model") + 1] = str(model)
+    assert main(words) == 0
+    with pysam.VariantFile(str(output)) as file:
+        record = next(iter(file))
+        assert {"MY_HEAD_LABEL_0", "MY_HEAD_LABEL_1"} <= set(record.info)
+        assert "label LABEL_1" in file.header.info["MY_HEAD_LABEL_1"].description
