@@ -137,6 +137,9 @@ def _arguments(
     """Translate for transformers, once it is clear that the devices are there."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise CrossDNAError("train.device is cuda, but torch finds no CUDA device here")
+    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    if settings.precision == "bf16" and not (on_cpu or torch.cuda.is_bf16_supported()):
+        raise CrossDNAError("this GPU has no bfloat16; set train.precision to float32")
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -149,7 +152,7 @@ def _arguments(
         max_grad_norm=settings.clip,
         optim="adamw_torch_fused",
         bf16=settings.precision == "bf16",
-        use_cpu=settings.device == "cpu" or not torch.cuda.is_available(),
+        use_cpu=on_cpu,
         seed=settings.seed,
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
@@ -163,6 +166,9 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
     )
+    # One process trains on one device: several GPUs are what torchrun is for, and
+    # transformers would else replicate the model within each step.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     share, rest = divmod(settings.batch_size, arguments.world_size)
     if rest:
         raise CrossDNAError(

@@ -92,7 +92,7 @@ class PretrainingTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.windows, self.held_out, self.collators = windows, held_out, collators
         self.goal, self.keep = objective, keep
-        self._step_samples: list[int] = []
+        self._step_samples: list[Tensor] = []
         self._start_parts()
 
     @property
@@ -131,7 +131,7 @@ class PretrainingTrainer(Trainer):
     ) -> tuple[list[Any], Tensor]:
         """One step's micro-batches and the weight of all that the step predicts."""
         batches = list(islice(epoch_iterator, num_batches))
-        self._step_samples = [i for b in batches for i in b["index"].tolist()]
+        self._step_samples = [b["index"] for b in batches]
         self._steps_noted += 1
         weight = torch.stack([b["weights"].sum() for b in batches]).sum().to(device)
         return batches, self.accelerator.reduce(weight, "sum").clamp(min=1e-6)
@@ -175,12 +175,13 @@ class PretrainingTrainer(Trainer):
         if bool(torch.isfinite(value).all()):
             return
         step = self.state.global_step
-        loci = [str(self.windows.locus(i)) for i in self._step_samples]
+        samples = torch.cat(self._step_samples).tolist()
+        loci = [str(self.windows.locus(i)) for i in samples]
         report = {
             "step": step,
             what: str(value.item()),
             "process": self.args.process_index,
-            "samples": self._step_samples,
+            "samples": samples,
             "loci": loci,
             "parts": {name: part.item() for name, part in self._parts.items()},
         }
