@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-import torch
 
 from crossdna import alphabet
-from crossdna.analysis.inference import (
-    base_log_probabilities,
-    embeddings,
-    sequence_logits,
+from crossdna.analysis.readings import (
+    embedding_differences,
+    entropy_bits,
+    head_differences,
+    likelihood_differences,
+    masked_marginals,
 )
 from crossdna.data.variants import WindowPair, window_pair
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from crossdna.data.genome import Genome
-    from crossdna.data.variants import Allele, Window
+    from crossdna.data.variants import Allele
 
 
 class ScoreKind(NamedTuple):
@@ -231,158 +231,3 @@ def _fill_masked(
             )
             difference = logs[place, alternate] - logs[place, reference]
             scores["llr"][item.row] = difference
-
-
-def masked_marginals(
-    model: Any,
-    windows: Sequence[NDArray[np.uint8]],
-    positions: Sequence[int],
-    settings: ScoreSettings,
-) -> NDArray[np.float64]:
-    """Log-probabilities (windows, 4) of A C G T at one masked base of each window."""
-    masked = []
-    for ids, position in zip(windows, positions, strict=True):
-        ids = ids.copy()
-        ids[position] = alphabet.MASK
-        masked.append(ids)
-
-    def read(ids: Tensor, rows: list[int]) -> Tensor:
-        logs = base_log_probabilities(
-            model, ids, strand_average=settings.strand_average
-        )
-        at = torch.tensor([positions[row] for row in rows], device=ids.device)
-        return logs[torch.arange(len(rows), device=ids.device), at]
-
-    return _in_batches(read, masked, model, settings.batch_size, alphabet.NUM_BASES)
-
-
-def entropy_bits(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Entropy in bits over the last axis of natural log-probabilities."""
-    entropy: NDArray[np.float64] = -(np.exp(logs) * logs).sum(-1) / np.log(2)
-    return entropy
-
-
-def likelihood_differences(
-    model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Pseudo-log-likelihood (pairs, 1) of alternate minus reference windows."""
-
-    def likelihoods(windows: Sequence[Window]) -> NDArray[np.float64]:
-        return pseudo_log_likelihoods(model, windows, settings)[:, None]
-
-    return _differences(likelihoods, pairs)
-
-
-def pseudo_log_likelihoods(
-    model: Any, windows: Sequence[Window], settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Sum of the log-probability of each base while it is masked, (windows,).
-
-    Bases whose positions in the genome leave the same rest on division by
-    `mask_spacing` are masked together. So a base has the same companions in a window
-    with and without an insertion or deletion. N is neither masked nor counted.
-    """
-    spacing = settings.mask_spacing
-    truths, hidden = [], []
-    for window in windows:
-        for rest in range(spacing):
-            hide = (window.loci % spacing == rest) & (window.ids < alphabet.NUM_BASES)
-            truths.append(window.ids)
-            hidden.append(hide)
-    masked = [
-        np.where(hide, np.uint8(alphabet.MASK), ids)
-        for ids, hide in zip(truths, hidden, strict=True)
-    ]
-
-    def read(ids: Tensor, rows: list[int]) -> Tensor:
-        logs = base_log_probabilities(
-            model, ids, strand_average=settings.strand_average
-        )
-        bases = torch.from_numpy(np.stack([truths[row] for row in rows]))
-        bases = bases.long().clamp(max=alphabet.NUM_BASES - 1).to(ids.device)
-        own = logs.gather(2, bases[..., None])[..., 0].double()
-        return (own * (ids == alphabet.MASK)).sum(1, keepdim=True)
-
-    parts = _in_batches(read, masked, model, settings.batch_size, 1)
-    sums: NDArray[np.float64] = parts.reshape(len(windows), spacing).sum(1)
-    return sums
-
-
-def head_differences(
-    model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Logits (pairs, labels) of alternate minus reference windows."""
-
-    def read(ids: Tensor, rows: list[int]) -> Tensor:
-        return sequence_logits(model, ids, strand_average=settings.strand_average)
-
-    def outputs(windows: Sequence[Window]) -> NDArray[np.float64]:
-        ids = [window.ids for window in windows]
-        width = model.config.num_labels
-        return _in_batches(read, ids, model, settings.batch_size, width)
-
-    return _differences(outputs, pairs)
-
-
-def embedding_differences(
-    model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
-) -> NDArray[np.float64]:
-    """Mean embedding (pairs, channels) of alternate minus reference windows."""
-
-    def read(ids: Tensor, rows: list[int]) -> Tensor:
-        vectors = embeddings(model, ids, strand_average=settings.strand_average)
-        return vectors.double().mean(1)
-
-    def means(windows: Sequence[Window]) -> NDArray[np.float64]:
-        ids = [window.ids for window in windows]
-        width = model.config.hidden_size
-        return _in_batches(read, ids, model, settings.batch_size, width)
-
-    return _differences(means, pairs)
-
-
-def _differences(
-    read: Callable[[Sequence[Window]], NDArray[np.float64]],
-    pairs: Sequence[WindowPair],
-) -> NDArray[np.float64]:
-    """Read each distinct window once; alternate minus reference."""
-    places: dict[Hashable, int] = {}
-    windows: list[Window] = []
-
-    def place(window: Window) -> int:
-        key = window.ids.tobytes(), window.loci.tobytes()
-        if key not in places:
-            places[key] = len(windows)
-            windows.append(window)
-        return places[key]
-
-    references = [place(pair.reference) for pair in pairs]
-    alternates = [place(pair.alternate) for pair in pairs]
-    values = read(windows)
-    return values[alternates] - values[references]
-
-
-def _in_batches(
-    read: Callable[[Tensor, list[int]], Tensor],
-    windows: Sequence[NDArray[np.uint8]],
-    model: Any,
-    batch_size: int,
-    width: int,
-) -> NDArray[np.float64]:
-    """Read windows in batches of one length, so that none needs padding.
-
-    Parameters
-    ----------
-    read
-        Given ids (batch, length) and the numbers of the windows; gives (batch, width).
-    """
-    results = np.empty((len(windows), width))
-    order = sorted(range(len(windows)), key=lambda row: len(windows[row]))
-    while order:
-        length = len(windows[order[0]])
-        rows = [row for row in order[:batch_size] if len(windows[row]) == length]
-        ids = torch.from_numpy(np.stack([windows[row] for row in rows]))
-        values = read(ids.long().to(model.device), rows)
-        results[rows] = values.double().cpu().numpy()
-        order = order[len(rows) :]
-    return results
