@@ -304,6 +304,23 @@ def test_loss_that_is_no_number_stops_with_step_loci_and_state(
     assert (place / "optimizer.pt").is_file()
 
 
+def test_a_run_ends_when_its_time_is_up(make_recipe, tmp_path):
+    recipe = make_recipe(
+        train={"steps": 1_000_000, "max_minutes": 0.02, "evaluate_every": 1_000_000}
+    )
+    out = pretrain(recipe, tmp_path / "run")
+    facts = json.loads((out / "provenance.json").read_text())
+    assert 1 <= facts["steps"] < 1000
+    rates = log_rows(out, "learning_rate")
+    assert rates[facts["steps"]] < 0.3 * recipe.train.lr
+    assert list(log_rows(out, "eval_loss")) == [facts["steps"]]
+    (clock,) = (
+        json.loads((path / "clock.json").read_text())["seconds"]
+        for path in complete_checkpoints(out / "checkpoints")[-1:]
+    )
+    assert clock >= 1.2
+
+
 @pytest.mark.slow
 def test_two_processes_learn_like_one(make_recipe, tmp_path):
     recipe = make_recipe(model={"dropout": 0.0}, train={"steps": 8})

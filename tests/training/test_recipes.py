@@ -48,6 +48,7 @@ def test_paper_size_recipe_is_the_papers_model():
         ("windows", {"length": -5}, "length must be at least 1, got -5"),
         ("train", {"steps": 0}, "steps must be at least 1"),
         ("train", {"lr": -1.0}, "lr must be above 0"),
+        ("train", {"max_minutes": 0.0}, r"max_minutes must be above 0, got 0\.0"),
         ("train", {"warmup": 2.0}, r"warmup 2\.0 is not in \[0, 1\]"),
         ("train", {"workers": -1}, "workers must not be negative"),
         ("train", {"micro_batch": 0}, "micro_batch must be positive"),

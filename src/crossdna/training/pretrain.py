@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from crossdna.training.pretraining_objectives import PretrainingObjective
+    from crossdna.training.schedule import RunClock
 
 RECIPE_NAME = "recipe.toml"
 PROVENANCE_NAME = "provenance.json"
@@ -110,11 +111,11 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
             MaskingCollator(recipe.masking, VALID_SEED),
         ),
         objective=_objective(recipe.objective, model),
-        keep=recipe.train.keep_checkpoints,
+        settings=recipe.train,
     )
     checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
     if checkpoint is not None:
-        trainer.load_objective(checkpoint)
+        trainer.load_own_state(checkpoint)
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
     _add_callbacks(trainer, recipe, output, done)
     torch.manual_seed(recipe.train.seed + arguments.process_index)
@@ -144,9 +145,6 @@ def _arguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         learning_rate=settings.lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": settings.min_lr_share},
-        warmup_steps=round(settings.warmup * settings.steps),
         weight_decay=settings.weight_decay,
         adam_beta2=settings.beta2,
         max_grad_norm=settings.clip,
@@ -169,6 +167,10 @@ def _arguments(
     # One process trains on one device: several GPUs are what torchrun is for, and
     # transformers would else replicate the model within each step.
     arguments._n_gpu = min(arguments.n_gpu, 1)
+    if settings.max_minutes is not None and arguments.world_size > 1:
+        raise CrossDNAError(
+            "train.max_minutes is for one process: the clocks of several disagree"
+        )
     share, rest = divmod(settings.batch_size, arguments.world_size)
     if rest:
         raise CrossDNAError(
@@ -230,6 +232,19 @@ class FollowModel(TrainerCallback):
         self.objective.after_update(model)
 
 
+class Deadline(TrainerCallback):
+    """Ends a run whose time is up, after a last look and a checkpoint."""
+
+    def __init__(self, clock: RunClock) -> None:
+        self.clock = clock
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop when all is done, by steps or by time."""
+        if self.clock.done(state.global_step) >= 1:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
+
+
 class LogFile(TrainerCallback):
     """Writes the whole log as JSON lines whenever a checkpoint is written."""
 
@@ -250,6 +265,7 @@ def _add_callbacks(
 ) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(FollowModel(trainer.goal))
+    trainer.add_callback(Deadline(trainer.clock))
     if trainer.args.should_save:
         trainer.add_callback(LogFile(output / LOG_NAME))
         # What a killed run showed after its last checkpoint is shown again.

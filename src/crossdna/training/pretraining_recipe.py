@@ -26,6 +26,9 @@ class TrainSettings:
     seed: int = 0
     steps: int
     """Optimiser steps."""
+    max_minutes: float | None = None
+    """End the run after this time at the latest, its learning rate included; what a
+    slower machine then makes is another model. For one process."""
     batch_size: int = 32
     """Windows in an optimiser step, over all processes."""
     micro_batch: int | None = None
@@ -60,6 +63,8 @@ class TrainSettings:
                 )
         if self.micro_batch is not None and self.micro_batch < 1:
             raise CrossDNAError(f"micro_batch must be positive, got {self.micro_batch}")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise CrossDNAError(f"max_minutes must be above 0, got {self.max_minutes}")
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise CrossDNAError(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
@@ -36,19 +37,23 @@ from crossdna.training.checkpoints import (
     start_partial,
 )
 from crossdna.training.objectives import masked_cross_entropy
+from crossdna.training.schedule import RunClock, cosine_with_warmup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
+    from torch.optim.lr_scheduler import LRScheduler
     from transformers import PreTrainedModel, TrainingArguments
 
     from crossdna.data.windows import WindowDataset
     from crossdna.training.pretraining_data import MaskingCollator
     from crossdna.training.pretraining_objectives import PretrainingObjective
+    from crossdna.training.pretraining_recipe import TrainSettings
 
 OBJECTIVE_NAME = "objective.safetensors"
 METRICS_NAME = "metrics.json"
+CLOCK_NAME = "clock.json"
 
 
 class NonFiniteLossError(CrossDNAError):
@@ -72,8 +77,8 @@ class PretrainingTrainer(Trainer):
         How to mask the windows and the held-out ones.
     objective
         What the model learns beside the masked bases.
-    keep
-        How many checkpoints to keep beside the best model.
+    settings
+        The recipe's ``[train]`` section; `args` repeats what transformers needs of it.
     """
 
     def __init__(
@@ -85,13 +90,15 @@ class PretrainingTrainer(Trainer):
         held_out: WindowDataset | None,
         collators: tuple[MaskingCollator, MaskingCollator],
         objective: PretrainingObjective,
-        keep: int = 2,
+        settings: TrainSettings,
     ) -> None:
         super().__init__(model, args, train_dataset=windows, eval_dataset=held_out)
         # The loss below is already divided by what the whole step predicts.
         self.model_accepts_loss_kwargs = True
         self.windows, self.held_out, self.collators = windows, held_out, collators
-        self.goal, self.keep = objective, keep
+        self.goal, self.settings = objective, settings
+        minutes = settings.max_minutes
+        self.clock = RunClock(settings.steps, None if minutes is None else 60 * minutes)
         self._step_samples: list[Tensor] = []
         self._start_parts()
 
@@ -125,6 +132,24 @@ class PretrainingTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and convolutions; no norm, bias or per-head scalar is decayed."""
         return [name for name, p in model.named_parameters() if p.ndim > 1]
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """Let the learning rate follow the clock."""
+        if self.lr_scheduler is None:
+            use, clock = self.settings, self.clock
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None
+
+            def factor(step: int) -> float:
+                # The rate of the step to come, counted from 1: none has rate 0.
+                done = clock.done(step + 1)
+                return cosine_with_warmup(done, use.warmup, use.min_lr_share)
+
+            self.lr_scheduler = LambdaLR(optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -287,11 +312,17 @@ class PretrainingTrainer(Trainer):
             self._save_rng_state(partial)
             if self.args.should_save:
                 self._save_objective(Path(partial))
+                clock = {"seconds": self.clock.spent}
+                (Path(partial) / CLOCK_NAME).write_text(json.dumps(clock))
                 self.state.save_to_json(str(Path(partial) / TRAINER_STATE_NAME))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             publish(final)
-            prune(self.folder, self.keep, best_step=self.state.best_global_step)
+            prune(
+                self.folder,
+                self.settings.keep_checkpoints,
+                best_step=self.state.best_global_step,
+            )
         self.accelerator.wait_for_everyone()
 
     def _save_objective(self, folder: Path) -> None:
@@ -299,8 +330,10 @@ class PretrainingTrainer(Trainer):
         state = {name: value.contiguous() for name, value in state.items()}
         save_file(state, folder / OBJECTIVE_NAME)
 
-    def load_objective(self, checkpoint: Path) -> None:
-        """Restore the objective's state from a checkpoint."""
+    def load_own_state(self, checkpoint: Path) -> None:
+        """Restore from a checkpoint what transformers knows nothing of."""
+        clock = json.loads((checkpoint / CLOCK_NAME).read_text())
+        self.clock.resume(clock["seconds"])
         self.goal.load_state_dict(load_file(checkpoint / OBJECTIVE_NAME))
 
 
