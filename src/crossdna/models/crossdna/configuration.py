@@ -59,6 +59,8 @@ class CrossDNAConfig(PreTrainedConfig):
         Of every normalisation.
     head_pooling : str
         How a sequence head sums up positions; see `crossdna.models.heads`.
+    head_length : int or None
+        Bases in a window, for a head that weighs each position.
     head_dropout : float
         Before a sequence or token head.
 
@@ -96,6 +98,7 @@ class CrossDNAConfig(PreTrainedConfig):
     dropout: float = 0.15
     norm_eps: float = 1e-5
     head_pooling: str = "mean"
+    head_length: int | None = None
     head_dropout: float = 0.0
     vocab_size: int = alphabet.VOCAB_SIZE
     alphabet_size: int = len(alphabet.LETTERS)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from crossdna.models.crossdna.configuration import CrossDNAConfig
 from crossdna.models.linear import Linear
 from crossdna.ops.delta_rule import delta_rule
+from crossdna.ops.gates import blend_norm, rms_norm, swiglu
 from crossdna.ops.short_conv import short_conv
 from crossdna.ops.window_attention import WindowCache, window_attention
 
@@ -42,16 +43,16 @@ BranchState = tuple[LayerState, ...]
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a weight."""
+    """Root-mean-square normalisation with a weight and, on request, a gate."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Normalise the last dimension, then multiply by the sigmoid of a gate."""
+        return rms_norm(x, self.weight, self.eps, gate)
 
 
 class DeltaRuleMixer(nn.Module):
@@ -121,7 +122,7 @@ class DeltaRuleMixer(nn.Module):
             initial_state=None if state is None else state.delta,
             mask=mask,
         )
-        o = self.out_norm(mixed.output) * gate.view_as(mixed.output).sigmoid()
+        o = self.out_norm(mixed.output, gate.view_as(mixed.output))
         return self.out_proj(o.flatten(2)), qkv.tail, mixed.state
 
 
@@ -157,8 +158,8 @@ class WindowAttentionBlock(nn.Module):
             mask=mask,
         )
         x = x + self.out_proj(attended.output.flatten(2))
-        gate, up = self.gate_up_proj(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down_proj(F.silu(gate) * up), attended.cache
+        inner = swiglu(self.gate_up_proj(self.mlp_norm(x)))
+        return x + self.down_proj(inner), attended.cache
 
 
 class BranchLayer(nn.Module):
@@ -177,8 +178,10 @@ class BranchLayer(nn.Module):
         """Mix, attend and blend; also returns the state behind the last base."""
         m, conv, delta = self.mixer(x, mask, state)
         t, window = self.attention(m, mask, None if state is None else state.window)
-        g = self.blend(torch.cat([m, t], dim=-1)).sigmoid()
-        return self.norm(torch.lerp(m, t, g)), LayerState(conv, delta, window)
+        gate = self.blend(torch.cat([m, t], dim=-1))
+        norm = self.norm
+        y = blend_norm(m, t, gate, norm.weight, norm.bias, norm.eps)
+        return y, LayerState(conv, delta, window)
 
 
 class Branch(nn.Module):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from crossdna.errors import CrossDNAError
 
-SOURCES = ("delta_rule.cpp", "window_attention.cpp", "short_conv.cpp")
+SOURCES = ("delta_rule.cpp", "window_attention.cpp", "short_conv.cpp", "gates.cpp")
 FLAGS = (
     "-std=c++17",
     "-O3",

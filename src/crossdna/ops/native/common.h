@@ -36,13 +36,11 @@ static inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec
 static inline void store(float* p, Vec x) { *reinterpret_cast<LooseVec*>(p) = x; }
 
 static inline float sum(Vec x) {
-#pragma GCC unroll 4
-  for (int s = WIDTH / 2; s > 0; s /= 2) {
-    IntVec swapped{};
-    for (int l = 0; l < WIDTH; ++l) swapped[l] = l ^ s;
-    x += __builtin_shuffle(x, swapped);
-  }
-  return x[0];
+  typedef float Four __attribute__((vector_size(16)));
+  Four parts[WIDTH / 4];
+  std::memcpy(parts, &x, sizeof x);
+  for (int i = 1; i < WIDTH / 4; ++i) parts[0] += parts[i];
+  return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
 static inline Vec select(IntVec condition, Vec yes, Vec no) {
@@ -51,26 +49,27 @@ static inline Vec select(IntVec condition, Vec yes, Vec no) {
 
 static inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
 
-// 2^x with a relative error of 2e-7; 0 below -126, NaN stays NaN.
+// 2^x for x up to 127, relative error 1e-7; 0 below -127, NaN stays NaN.
 static inline Vec exp2_fast(Vec x) {
-  const Vec clamped = x < -127.0f ? splat(-127.0f) : (x > 127.0f ? splat(127.0f) : x);
-  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const Vec shifted = clamped + magic;
-  const Vec f = clamped - (shifted - magic);
-  Vec y = splat(1.5403530e-4f);
-  y = y * f + 1.3333558e-3f;
-  y = y * f + 9.6181291e-3f;
-  y = y * f + 5.5504109e-2f;
-  y = y * f + 2.4022651e-1f;
-  y = y * f + 6.9314718e-1f;
+  x = x < -127.0f ? splat(-127.0f) : x;
+  // Adding 1.5 * 2^23 rounds to an integer n, in the lowest bits.
+  const Vec shifted = x + 12582912.0f;
+  const Vec f = x - (shifted - 12582912.0f);
+  Vec y = splat(1.534581243e-04f);  // minimax on [-1/2, 1/2]
+  y = y * f + 1.339993090e-03f;
+  y = y * f + 9.618489072e-03f;
+  y = y * f + 5.550328642e-02f;
+  y = y * f + 2.402264625e-01f;
+  y = y * f + 6.931471825e-01f;
   y = y * f + 1.0f;
-  const IntVec n = ((IntVec)shifted - (IntVec)magic) << 23;
-  const Vec scaled = (Vec)((IntVec)y + n);
-  const Vec bounded = clamped <= -126.0f ? splat(0.0f) : scaled;
-  return x == x ? bounded : x;
+  const IntVec exponent = ((IntVec)shifted << 23) + (127 << 23);
+  return y * (Vec)exponent;
 }
 
-static inline Vec exp_fast(Vec x) { return exp2_fast(x * 1.44269504f); }
+static inline Vec exp_fast(Vec x) {
+  x *= 1.44269504f;
+  return exp2_fast(x > 127.0f ? splat(127.0f) : x);
+}
 
 // Reading float32 and bfloat16 alike; writing rounds to nearest even.
 struct bfloat16 {
@@ -92,6 +91,37 @@ static inline void narrow(float x, bfloat16* out) {
     return;
   }
   out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// Copies `count` numbers, widened, and zeros up to `room`.
+static inline void read_row(const float* from, int64_t count, int64_t room, float* to) {
+  std::memcpy(to, from, count * 4);
+  if (count < room) std::memset(to + count, 0, (room - count) * 4);
+}
+static inline void read_row(const bfloat16* from, int64_t count, int64_t room,
+                            float* to) {
+  for (int64_t d = 0; d < count; ++d) to[d] = widen(from[d]);
+  if (count < room) std::memset(to + count, 0, (room - count) * 4);
+}
+static inline void write_row(const float* from, int64_t count, float* to) {
+  std::memcpy(to, from, count * 4);
+}
+static inline void write_row(const float* from, int64_t count, bfloat16* to) {
+  for (int64_t d = 0; d < count; ++d) narrow(from[d], to + d);
+}
+
+// Whole vectors of either type, and the gate that they pass through.
+static inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp_fast(-x)); }
+
+static inline Vec load_wide(const float* p) { return load(p); }
+static inline Vec load_wide(const bfloat16* p) {
+  typedef uint16_t Half __attribute__((vector_size(WIDTH * 2), aligned(2)));
+  const Half bits = *reinterpret_cast<const Half*>(p);
+  return (Vec)(__builtin_convertvector(bits, IntVec) << 16);
+}
+static inline void store_narrow(Vec x, float* p) { store(p, x); }
+static inline void store_narrow(Vec x, bfloat16* p) {
+  for (int i = 0; i < WIDTH; ++i) narrow(x[i], p + i);
 }
 
 // Memory of one thread: aligned, released with the object.

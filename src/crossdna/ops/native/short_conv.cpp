@@ -29,19 +29,6 @@ const T* input_row(const Problem& p, int64_t b, int64_t t) {
   return static_cast<const T*>(p.tail) + row * p.channels;
 }
 
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp_fast(-x)); }
-
-inline Vec load_wide(const float* p) { return load(p); }
-inline Vec load_wide(const bfloat16* p) {
-  typedef uint16_t Half __attribute__((vector_size(WIDTH * 2), aligned(2)));
-  const Half bits = *reinterpret_cast<const Half*>(p);
-  return (Vec)(__builtin_convertvector(bits, IntVec) << 16);
-}
-inline void store_narrow(Vec x, float* p) { store(p, x); }
-inline void store_narrow(Vec x, bfloat16* p) {
-  for (int i = 0; i < WIDTH; ++i) narrow(x[i], p + i);
-}
-
 // The sum over the taps at WIDTH channels from c.
 template <typename T>
 inline Vec convolve(const Problem& p, const T* const* rows, int64_t c) {
