@@ -22,9 +22,11 @@ VERBS: dict[str, str] = {
     "evaluate": "measure a model on held-out chromosomes beside baselines",
     "demo": "pretrain from a recipe, measure, and write a report with pictures",
     "split": "split labelled sequences so that relatives stay on one side",
+    "finetune": "train a model on labelled sequences, with baselines and a report",
     "predict": "ask a fine-tuned model about every row of a table",
     "audit": "find duplicates and relatives between training and test sequences",
     "score": "score variants: VCF in, the same VCF with scores out",
+    "tokenizer": "train or create a tokenizer, or see its tokens on a sequence",
     "convert": "rewrite a published checkpoint in this package's layout",
 }
 

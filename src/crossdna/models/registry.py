@@ -20,6 +20,7 @@ from crossdna.models.crossdna import (
     CrossDNAForTokenClassification,
     CrossDNAModel,
 )
+from crossdna.tokenizers import kmer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 
 AutoConfig.register(CrossDNAConfig.model_type, CrossDNAConfig)
@@ -33,3 +34,4 @@ AutoTokenizer.register(CrossDNAConfig, CrossDNATokenizer)
 
 hyenadna.register()
 caduceus.register()
+kmer.register()

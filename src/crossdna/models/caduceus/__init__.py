@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
 )
 
 from crossdna.models.caduceus.configuration import CaduceusConfig
@@ -13,6 +14,7 @@ from crossdna.models.caduceus.modeling import (
     CaduceusForSequenceClassification,
     CaduceusModel,
 )
+from crossdna.tokenizers.character import CaduceusTokenizer
 
 __all__ = [
     "CaduceusConfig",
@@ -31,3 +33,4 @@ def register() -> None:
     AutoModelForSequenceClassification.register(
         CaduceusConfig, CaduceusForSequenceClassification
     )
+    AutoTokenizer.register(CaduceusConfig, CaduceusTokenizer)

@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
 )
 
 from crossdna.models.hyenadna.configuration import HyenaDNAConfig
@@ -13,6 +14,7 @@ from crossdna.models.hyenadna.modeling import (
     HyenaDNAForSequenceClassification,
     HyenaDNAModel,
 )
+from crossdna.tokenizers.character import HyenaDNATokenizer
 
 __all__ = [
     "HyenaDNAConfig",
@@ -31,3 +33,4 @@ def register() -> None:
     AutoModelForSequenceClassification.register(
         HyenaDNAConfig, HyenaDNAForSequenceClassification
     )
+    AutoTokenizer.register(HyenaDNAConfig, HyenaDNATokenizer)
