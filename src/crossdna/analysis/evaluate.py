@@ -141,6 +141,10 @@ class Group(NamedTuple):
     positions: int
     scores: dict[str, Score]
 
+    def bits(self) -> dict[str, float]:
+        """Bits per base of each predictor."""
+        return {name: score.bits.estimate for name, score in self.scores.items()}
+
 
 class Condition(NamedTuple):
     """One way of hiding bases."""
@@ -160,11 +164,17 @@ def predictor_label(name: str, model_name: str) -> str:
     return model_name
 
 
-def strongest_baselines(group: Group) -> list[str]:
-    """Names of the best Markov model and of the two-sided model."""
-    markov = [name for name in group.scores if name.startswith("markov")]
-    best = min(markov, key=lambda name: group.scores[name].bits.estimate)
-    return [best, *(name for name in group.scores if name.startswith("two-sided"))]
+def strongest_baselines(bits: Mapping[str, float]) -> list[str]:
+    """Names of the best Markov model and of the two-sided model.
+
+    Parameters
+    ----------
+    bits
+        Bits per base of each predictor, by name.
+    """
+    markov = [name for name in bits if name.startswith("markov")]
+    two_sided = [name for name in bits if name.startswith("two-sided")]
+    return [min(markov, key=lambda name: bits[name]), *two_sided]
 
 
 class WindowStarts(NamedTuple):

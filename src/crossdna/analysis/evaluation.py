@@ -37,6 +37,8 @@ class Evaluation(NamedTuple):
 
     made_by: Provenance
     model_name: str
+    parameters: int
+    """Numbers in the model that training changes."""
     genome: str
     held_out: str
     """Where it was measured."""
@@ -109,6 +111,7 @@ def evaluate_model(
     return Evaluation(
         made_by=provenance(model, checkpoint, strand_average=strand_average),
         model_name=type(model).__name__.removesuffix("ForMaskedLM"),
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         genome=", ".join(str(path) for path in genome.paths),
         held_out=_describe(split.held_out),
         train=_describe(split.train),

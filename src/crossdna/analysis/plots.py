@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from crossdna.analysis.evaluate import Condition, Group
     from crossdna.analysis.locus import LocusPrediction
+    from crossdna.analysis.probe import Projection
     from crossdna.analysis.statistics import Interval
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -42,7 +43,7 @@ CLASS_COLOURS = dict(
 )
 # Classes with fewer hidden bases have intervals too wide to be worth a row.
 _MIN_POSITIONS = 100
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.titlesize": 12,
@@ -66,7 +67,8 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(handle, format="png", dpi=144, metadata={"Software": None})
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of a size in inches, whose parts keep out of each other's way."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -74,8 +76,8 @@ def evaluation_figure(
     conditions: Sequence[Condition], *, model_name: str = "CrossDNA"
 ) -> Figure:
     """Bits per base and accuracy of every predictor, and the gain by region class."""
-    with mpl.rc_context(_STYLE):
-        figure = _figure(12.4, 5.4)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(12.4, 5.4)
         left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.15])
         everything = [
             (condition, next(g for g in condition.groups if g.name == ALL))
@@ -89,12 +91,12 @@ def evaluation_figure(
         left.set(title="Bits per base (lower is better)", yticks=rows)
         left.set_yticklabels(labels)
         left.get_yticklabels()[0].set(fontweight="bold", color=VERMILION)
-        left.set_xlabel("bits per hidden base (2 = blind guess)")
+        left.set_xlabel("bits per hidden base\n(2 = blind guess)")
         middle.set(title="Accuracy (higher is better)", yticks=rows)
         middle.set_yticklabels([])
-        middle.set_xlabel("hidden bases predicted right (25 % = blind guess)")
+        middle.set_xlabel("hidden bases predicted right\n(25 % = blind guess)")
         for axes in (left, middle):
-            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         middle.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         _gains(right, conditions[-1], model_name)
         figure.legend(
@@ -112,6 +114,9 @@ def _compare(
         everything, styles, strict=True
     ):
         intervals = [getattr(score, what) for score in group.scores.values()]
+        if (condition, group) == everything[0]:
+            ours = intervals[0].estimate
+            axes.axvline(ours, color=VERMILION, alpha=0.35, zorder=0.5)
         for index, (row, value) in enumerate(zip(rows, intervals, strict=True)):
             _error_bar(
                 axes,
@@ -130,7 +135,10 @@ def _gains(axes: Axes, condition: Condition, model_name: str) -> None:
     groups = [g for g in condition.groups if g.positions >= _MIN_POSITIONS]
     rows = np.arange(len(groups))[::-1]
     for name, colour, shift in zip(
-        strongest_baselines(everywhere), (ORANGE, GREEN), (0.14, -0.14), strict=True
+        strongest_baselines(everywhere.bits()),
+        (ORANGE, GREEN),
+        (0.14, -0.14),
+        strict=True,
     ):
         for row, group in zip(rows, groups, strict=True):
             label = f"against {predictor_label(name, model_name)}"
@@ -191,8 +199,8 @@ def loss_figure(
     best_step
         Step of the checkpoint that was kept.
     """
-    with mpl.rc_context(_STYLE):
-        figure = _figure(7.4, 3.9)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(7.4, 3.9)
         axes = figure.subplots()
         if training:
             axes.plot(*zip(*training, strict=True), color=SKY, label="training windows")
@@ -230,20 +238,18 @@ def loss_figure(
         return figure
 
 
-def embedding_figure(
-    projections: Mapping[str, tuple[NDArray, NDArray]], labels: NDArray
-) -> Figure:
+def embedding_figure(projections: Mapping[str, Projection], labels: NDArray) -> Figure:
     """Principal components of embeddings, coding against intergenic.
 
     Parameters
     ----------
     projections
-        Title: points (windows, 2) and explained variance (2,).
+        One panel each, under its title.
     labels : (windows,)
         1 for coding.
     """
-    with mpl.rc_context(_STYLE):
-        figure = _figure(4.9 * len(projections), 4.6)
+    with mpl.rc_context(STYLE):
+        figure = new_figure(4.9 * len(projections), 4.6)
         panels = np.atleast_1d(figure.subplots(1, len(projections)))
         classes = [(0, "intergenic", ORANGE, "s"), (1, "coding (CDS)", BLUE, "o")]
         for axes, (title, (points, explained)) in zip(
@@ -287,9 +293,9 @@ def locus_figure(
     classes : (length,)
         Class of each base; see `crossdna.data.annotation.CLASSES`.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         length = len(prediction.ids)
-        figure = _figure(max(8.0, 0.105 * length), 5.4)
+        figure = new_figure(max(8.0, 0.105 * length), 5.4)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
         logo, heat, truth, track = figure.subplots(
             4, 1, sharex=True, height_ratios=[2.2, 1.7, 1.1, 0.35]

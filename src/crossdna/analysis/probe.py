@@ -279,20 +279,22 @@ def matthews_correlation(labels: NDArray, predicted: NDArray) -> float:
     return float(np.corrcoef(labels, predicted)[0, 1])
 
 
-def principal_components(features: Features) -> tuple[NDArray, NDArray]:
-    """Project held-out windows on the two main directions of the training windows.
+class Projection(NamedTuple):
+    """Windows on the two main directions of their embeddings."""
 
-    Returns
-    -------
-    projection : (held-out windows, 2)
-    explained : (2,)
-        Share of the variance of the standardised training features.
-    """
+    points: NDArray[np.floating]
+    """(held-out windows, 2)"""
+    explained: NDArray[np.floating]
+    """(2,): share of the variance of the standardised training embeddings."""
+
+
+def principal_components(features: Features) -> Projection:
+    """Project held-out windows on the two main directions of the training windows."""
     mean, spread = features.train.mean(0), features.train.std(0) + 1e-12
     standard = (features.train - mean) / spread
     _, sizes, directions = np.linalg.svd(standard, full_matrices=False)
-    projection = (features.held_out - mean) / spread @ directions[:2].T
-    return projection, (sizes**2 / (sizes**2).sum())[:2]
+    points = (features.held_out - mean) / spread @ directions[:2].T
+    return Projection(points, (sizes**2 / (sizes**2).sum())[:2])
 
 
 def _folds() -> Any:
@@ -310,3 +312,58 @@ def _logistic_regression() -> Any:
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     grid = {"logisticregression__C": _PENALTIES}
     return GridSearchCV(pipeline, grid, cv=_folds(), scoring="neg_log_loss")
+
+
+class ProbeResult(NamedTuple):
+    """The probe of a model beside its rivals, and where the embeddings lie."""
+
+    scores: dict[str, ProbeScore]
+    projections: dict[str, Projection]
+    train_windows: int
+    labels: NDArray[np.int64]
+    """(held-out windows,): 1 for coding."""
+
+
+def probe_coding(
+    model: Any,
+    train: LabelledWindows,
+    held_out: LabelledWindows,
+    settings: ProbeSettings,
+    *,
+    advance: Callable[[int], None] = lambda windows: None,
+) -> ProbeResult:
+    """Probe a model, the same network with random weights, k-mers and chance.
+
+    Parameters
+    ----------
+    model
+        A model without a head.
+    train, held_out
+        From `draw_coding_windows`, of regions that do not overlap.
+    advance
+        Told how many windows have been embedded; all go through both networks.
+    """
+    networks = {
+        "pretrained": (model, "linear probe on mean embeddings"),
+        "random weights": (
+            random_copy(model, seed=settings.seed),
+            "the same network before training, same probe",
+        ),
+    }
+    scores, projections = {}, {}
+    for name, (network, description) in networks.items():
+        features = Features(
+            *(
+                mean_embeddings(
+                    network, part.ids, batch_size=settings.batch_size, advance=advance
+                )
+                for part in (train, held_out)
+            )
+        )
+        scores[name] = score_features(
+            train, held_out, features, settings, description=description
+        )
+        projections[name] = principal_components(features)
+    scores["k-mers"] = score_kmers(train, held_out, settings)
+    scores["majority"] = score_majority(held_out, settings)
+    return ProbeResult(scores, projections, len(train.labels), held_out.labels)

@@ -136,7 +136,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
     first = evaluation.conditions[0]
     everywhere = next(group for group in first.groups if group.name == ALL)
-    best = strongest_baselines(everywhere)
+    best = strongest_baselines(everywhere.bits())
     names = list(dict.fromkeys([next(iter(everywhere.scores)), "markov-0", *best]))
     console = Console()
     console.print(_predictor_table(evaluation, names))

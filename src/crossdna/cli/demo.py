@@ -1,0 +1,147 @@
+"""``crossdna demo``: pretrain from a recipe, measure, and write a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from crossdna.analysis.demo import DemoData, DemoSettings
+    from crossdna.training.pretraining_recipe import PretrainRecipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument(
+        "recipe", type=Path, help="pretraining recipe (TOML) with test chromosomes"
+    )
+    parser.add_argument(
+        "--annotation", type=Path, required=True, help="GFF3 or GTF of the genome"
+    )
+    parser.add_argument(
+        "--locus",
+        required=True,
+        metavar="CHR:START-END",
+        help="region to show base by base, 1-based, such as chrXV:721,876-722,015",
+    )
+    parser.add_argument("--locus-name", default="", help="what the report calls it")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="change a value of the recipe, such as train.lr=3e-4; may be repeated",
+    )
+    parser.add_argument(
+        "--windows",
+        type=int,
+        default=600,
+        help="windows to evaluate on (%(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="directory to fill; a run that was interrupted in it goes on",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Pretrain or go on, analyse what has not been analysed, write the report."""
+    from crossdna.analysis.demo import analyse
+    from crossdna.analysis.demo_report import write_report
+    from crossdna.cli.progress import progress
+    from crossdna.config import read_recipe
+    from crossdna.training.pretrain import pretrain
+    from crossdna.training.pretraining_recipe import PretrainRecipe
+
+    recipe = read_recipe(arguments.recipe, PretrainRecipe, arguments.overrides)
+    # All input is read before the minutes of training, so that mistakes show at once.
+    data = _read_data(arguments, recipe)
+    settings = _settings(arguments, recipe)
+    output = arguments.output
+    model = pretrain(recipe, output / "model", resume=True)
+    analyse(model, output, data, settings, progress=progress)
+    held_out = next(iter(recipe.genome.values())).test or data.split.held_out
+    commands = _next_commands(arguments, recipe, " ".join(map(str, held_out)))
+    report = write_report(output, commands)
+    print(f"written: {report}")
+    return 0
+
+
+def _read_data(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoData:
+    from dataclasses import replace
+
+    from crossdna.analysis.demo import DemoData
+    from crossdna.analysis.evaluation import Split
+    from crossdna.data.annotation import Annotation
+    from crossdna.data.regions import overlap, parse_region
+    from crossdna.errors import CrossDNAError
+    from crossdna.training.pretraining_data import open_genomes
+
+    first, *more = open_genomes(recipe.genome)
+    if more:
+        raise CrossDNAError(
+            f"{arguments.recipe}: a demonstration takes one genome, not {len(more) + 1}"
+        )
+    held_out = first.regions["test"]
+    if not held_out:
+        raise CrossDNAError(
+            f"{arguments.recipe}: genome.{first.name} needs test chromosomes to measure"
+            " the model on"
+        )
+    locus = parse_region(arguments.locus, first.genome.contigs)
+    if len(locus) > recipe.windows.length:
+        raise CrossDNAError(
+            f"--locus {locus} is longer than the {recipe.windows.length} bases of a "
+            "window"
+        )
+    if not overlap([locus], held_out):
+        raise CrossDNAError(f"--locus {locus} is not in the recipe's test regions")
+    return DemoData(
+        Annotation.read(arguments.annotation, first.genome),
+        Split(first.regions["train"], held_out),
+        replace(locus, name=arguments.locus_name),
+    )
+
+
+def _settings(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoSettings:
+    from crossdna.analysis.demo import DemoSettings
+    from crossdna.analysis.evaluate import EvaluationSettings
+    from crossdna.analysis.probe import ProbeSettings
+
+    window = recipe.windows.length
+    return DemoSettings(
+        evaluation=EvaluationSettings(window=window, max_windows=arguments.windows),
+        probe=ProbeSettings(window=min(384, window), windows_per_class=250),
+    )
+
+
+def _next_commands(
+    arguments: argparse.Namespace, recipe: PretrainRecipe, held_out: str
+) -> str:
+    """Lines to type: train longer, measure on more, use from Python."""
+    genome = next(iter(recipe.genome.values()))
+    several = (genome.fasta,) if isinstance(genome.fasta, Path) else genome.fasta
+    fasta = " ".join(str(path) for path in several)
+    steps = 20 * recipe.train.steps
+    model = arguments.output / "model"
+    return f"""\
+# train twenty times longer (on a GPU it is found by itself)
+crossdna pretrain {arguments.recipe} --set train.steps={steps} --output longer
+
+# measure on every window of the held-out chromosomes
+crossdna evaluate --model {model} --genome {fasta} \\
+    --annotation {arguments.annotation} --chromosomes {held_out} \\
+    --window {recipe.windows.length} --max-windows 0 --output evaluation
+
+# your own organism: copy the recipe, name your FASTA and the chromosomes to hold out
+cp {arguments.recipe} my-organism.toml
+
+# from Python
+import crossdna
+from transformers import AutoModelForMaskedLM
+model = AutoModelForMaskedLM.from_pretrained("{model}")"""
