@@ -183,7 +183,7 @@ class WindowStarts(NamedTuple):
     contig: str
     starts: NDArray[np.int64]
     indices: NDArray[np.int64]
-    """Numbers of the windows among all: what is hidden in a window depends on it."""
+    """Numbers among all windows of the regions: they decide what is hidden."""
 
 
 def tile_windows(
@@ -214,14 +214,14 @@ def tile_windows(
         raise CrossDNAError(
             f"no region holds a window of {length} bases; choose shorter windows"
         )
+    numbers = np.arange(len(places))
     if max_windows and len(places) > max_windows:
-        kept = np.linspace(0, len(places) - 1, max_windows).round().astype(int)
-        places = [places[index] for index in kept]
+        numbers = np.linspace(0, len(places) - 1, max_windows).round().astype(np.int64)
     tiles = []
-    for contig in dict.fromkeys(contig for contig, _ in places):
-        chosen = [i for i, place in enumerate(places) if place[0] == contig]
-        starts = [places[i][1] for i in chosen]
-        tiles.append(WindowStarts(contig, np.array(starts), np.array(chosen)))
+    for contig in dict.fromkeys(places[number][0] for number in numbers):
+        chosen = np.array([i for i in numbers if places[i][0] == contig])
+        starts = np.array([places[i][1] for i in chosen])
+        tiles.append(WindowStarts(contig, starts, chosen))
     return tiles
 
 

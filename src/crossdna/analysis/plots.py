@@ -132,7 +132,11 @@ def _compare(
 def _gains(axes: Axes, condition: Condition, model_name: str) -> None:
     """Bits saved against the strongest baselines, for each class of bases."""
     everywhere = next(group for group in condition.groups if group.name == ALL)
-    groups = [g for g in condition.groups if g.positions >= _MIN_POSITIONS]
+    groups = [
+        group
+        for group in condition.groups
+        if group is everywhere or group.positions >= _MIN_POSITIONS
+    ]
     rows = np.arange(len(groups))[::-1]
     for name, colour, shift in zip(
         strongest_baselines(everywhere.bits()),
@@ -320,14 +324,14 @@ def _draw_logo(axes: Axes, prediction: LocusPrediction) -> None:
         bottom = 0.0
         for base in np.argsort(stack):
             letter = alphabet.BASES[base]
-            _draw_letter(axes, letter, position, bottom, float(stack[base]), font)
+            draw_letter(axes, letter, position, bottom, float(stack[base]), font)
             bottom += float(stack[base])
     axes.set_ylim(0, max(0.05, 1.08 * float(prediction.information.max())))
     axes.set_ylabel("expected\n(bits)")
     axes.set_title("What the model expects (letter height = information)", fontsize=10)
 
 
-def _draw_letter(
+def draw_letter(
     axes: Axes,
     letter: str,
     position: int,
@@ -335,6 +339,7 @@ def _draw_letter(
     height: float,
     font: FontProperties,
 ) -> None:
+    """Draw a base's letter over a position, from `bottom` up (or down, upside down)."""
     path = TextPath((0, 0), letter, size=1, prop=font)
     box = path.get_extents()
     fit = (
