@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from crossdna.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
@@ -38,6 +40,11 @@ class Backend(NamedTuple):
     automatic: bool = True
 
 
+def probe(function: Callable[[], str | None]) -> Callable[[], str | None]:
+    """Mark a backend's `unavailable`: torch.compile calls it once while tracing."""
+    return torch.compiler.assume_constant_result(function)
+
+
 def always() -> None:
     """Say that a backend has no needs beyond this package's own dependencies."""
 
@@ -59,9 +66,8 @@ def choose(
         return _named(operator, backends, name, arguments)
     for backend in backends:
         if backend.automatic and backend.reject(*arguments) is None:
-            if (operator, backend.name) not in _announced:
-                _announced.add((operator, backend.name))
-                logger.info("%s runs on backend %s", operator, backend.name)
+            if not torch.compiler.is_compiling():
+                _announce(operator, backend.name)
             return backend
     reasons = "; ".join(
         f"{backend.name}: {backend.reject(*arguments)}"
@@ -71,6 +77,12 @@ def choose(
     raise BackendUnavailableError(
         f"{operator}: no backend accepts this call: {reasons}"
     )
+
+
+def _announce(operator: str, name: str) -> None:
+    if (operator, name) not in _announced:
+        _announced.add((operator, name))
+        logger.info("%s runs on backend %s", operator, name)
 
 
 def _named(

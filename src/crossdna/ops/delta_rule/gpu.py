@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crossdna.ops.delta_rule.reference import normalise
+from crossdna.ops.dispatch import probe
 
 
 class CombaArguments(NamedTuple):
@@ -69,13 +70,16 @@ def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
     return chunk_comba(**comba_arguments(*operands)._asdict())
 
 
-@functools.cache
+@probe
 def unavailable() -> str | None:
-    """Say what is missing on this machine.
+    """Say what is missing on this machine, or None."""
+    return _missing()
 
-    fla-core without triton imports as an empty package, so the very modules that
-    are called are probed, and so is the device.
-    """
+
+@functools.cache
+def _missing() -> str | None:
+    # fla-core without triton imports as an empty package: the very modules that are
+    # called are probed.
     for module in ("triton", "fla.ops.comba"):
         try:
             importlib.import_module(module)

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from crossdna.errors import CrossDNAError
+from crossdna.ops.dispatch import probe
 
 SOURCES = ("delta_rule.cpp", "window_attention.cpp", "short_conv.cpp", "gates.cpp")
 FLAGS = (
@@ -78,16 +79,15 @@ def load() -> ctypes.CDLL | str:
         return "needs Linux and a C++ compiler (g++, or CXX)"
     if not path.is_file():
         return "not built; run `crossdna env --build`"
-    # torch has loaded its OpenMP runtime by now: the library is linked against none and
-    # finds that one, so that there is a single pool of threads.
-    import torch  # noqa: F401
-
+    # The library is linked against no OpenMP runtime and finds the one that torch has
+    # loaded (with the import of `probe`), so that there is one pool of threads.
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
         return f"{path} cannot be loaded ({error})"
 
 
+@probe
 def unavailable() -> str | None:
     """Say why the kernels cannot run on this machine, or None."""
     library = load()

@@ -13,6 +13,8 @@
 // chunk starts are recomputed from one state saved every SEGMENT tokens.
 #include "common.h"
 
+#include <vector>
+
 namespace crossdna {
 namespace {
 
@@ -47,8 +49,8 @@ struct Chunk {
   float* xs;    // (CHUNK, values) X, then diag(beta) X
   float* qs;    // (CHUNK, values) Q S; follows xs directly
   float* u;     // (CHUNK, values)
-  float beta[CHUNK], r[CHUNK], decay[CHUNK], before[CHUNK], after[CHUNK];
-  float until[CHUNK];
+  float beta[CHUNK], log_decay[CHUNK], r[CHUNK];
+  float before[CHUNK], after[CHUNK], until[CHUNK];  // E', E, F
   float k_scale[CHUNK], q_scale[CHUNK], k_square[CHUNK], feedback[CHUNK];
   float correction[CHUNK];
 
@@ -83,47 +85,69 @@ inline void add_scaled(int64_t n, float* x, const float* y, float s) {
   for (int64_t i = 0; i < n; i += WIDTH) store(x + i, load(x + i) + load(y + i) * s);
 }
 
-// Reads, corrects and normalises the tokens [start, start + count); the rows beyond are
-// zero, write nothing and forget nothing.
 template <typename T>
-void read_chunk(const Problem& p, int64_t b, int64_t h, int64_t start, int64_t count,
-                int64_t kp, int64_t vp, Chunk& c) {
+void prefetch_row(const T* row, int64_t count) {
+  const char* from = reinterpret_cast<const char*>(row);
+  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += 64)
+    __builtin_prefetch(from + at);
+}
+
+// Reads the tokens [start, start + count), subtracts the correction from q, and leaves
+// the squared lengths of k and q; the rows beyond are zero.
+template <typename T>
+void read_tokens(const Problem& p, int64_t b, int64_t h, int64_t start, int64_t count,
+                 int64_t kp, int64_t vp, Chunk& c) {
   const T* q = static_cast<const T*>(p.q);
   const T* k = static_cast<const T*>(p.k);
   const T* v = static_cast<const T*>(p.v);
-  const float width_scale = 1.0f / std::sqrt(static_cast<float>(p.keys));
-  for (int64_t i = count; i < CHUNK; ++i) {
-    std::memset(c.k + i * kp, 0, kp * 4);
-    std::memset(c.q + i * kp, 0, kp * 4);
-    std::memset(c.v + i * vp, 0, vp * 4);
-    c.beta[i] = c.r[i] = 0.0f;
-    c.decay[i] = 1.0f;
-  }
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < CHUNK; ++i) {
+    const bool here = i < count;
     const int64_t t = start + i;
-    const T* q_row = q + p.qs.at(b, t, h);
-    const T* k_row = k + p.ks.at(b, t, h);
-    const T* v_row = v + p.vs.at(b, t, h);
-    const float feedback = p.feedback[p.fs.at(b, t, h)];
-    const float correction = p.correction[p.cs.at(b, t, h)];
-    const float mixed = feedback * correction;
+    // The rows of one head lie far apart: the hardware does not foresee the next ones.
+    if (t + CHUNK < p.length) {
+      prefetch_row(k + p.ks.at(b, t + CHUNK, h), p.keys);
+      prefetch_row(q + p.qs.at(b, t + CHUNK, h), p.keys);
+      prefetch_row(v + p.vs.at(b, t + CHUNK, h), p.values);
+    }
     float* kc = c.k + i * kp;
     float* qc = c.q + i * kp;
-    for (int64_t d = 0; d < p.keys; ++d) kc[d] = widen(k_row[d]);
-    for (int64_t d = 0; d < p.keys; ++d) qc[d] = widen(q_row[d]) - mixed * kc[d];
-    for (int64_t d = 0; d < p.values; ++d) c.v[i * vp + d] = widen(v_row[d]);
-    const float k2 = dot(kp, kc, kc), q2 = dot(kp, qc, qc);
-    c.k_square[i] = k2;
+    read_row(k + (here ? p.ks.at(b, t, h) : 0), here ? p.keys : 0, kp, kc);
+    read_row(q + (here ? p.qs.at(b, t, h) : 0), here ? p.keys : 0, kp, qc);
+    read_row(v + (here ? p.vs.at(b, t, h) : 0), here ? p.values : 0, vp, c.v + i * vp);
+    c.feedback[i] = here ? p.feedback[p.fs.at(b, t, h)] : 0.0f;
+    c.correction[i] = here ? p.correction[p.cs.at(b, t, h)] : 0.0f;
+    c.beta[i] = here ? p.beta[p.bs.at(b, t, h)] : 0.0f;
+    c.log_decay[i] = here ? p.log_decay[p.gs.at(b, t, h)] : 0.0f;
+    const float mixed = c.feedback[i] * c.correction[i];
+    Vec k2{}, q2{};
+    for (int64_t d = 0; d < kp; d += WIDTH) {
+      const Vec x = load(kc + d), y = load(qc + d) - mixed * x;
+      k2 += x * x;
+      q2 += y * y;
+      store(qc + d, y);
+    }
+    c.k_square[i] = sum(k2);
+    c.q_scale[i] = sum(q2);
+  }
+}
+
+// Reads and normalises the tokens [start, start + count); the rows beyond are zero, write
+// nothing and forget nothing.
+template <typename T>
+void read_chunk(const Problem& p, int64_t b, int64_t h, int64_t start, int64_t count,
+                int64_t kp, int64_t vp, Chunk& c) {
+  read_tokens<T>(p, b, h, start, count, kp, vp, c);
+  const float width_scale = 1.0f / std::sqrt(static_cast<float>(p.keys));
+  for (int i = 0; i < CHUNK; ++i) {
+    const float k2 = c.k_square[i], fed = c.feedback[i] * c.feedback[i] * k2 + EPSILON;
     c.k_scale[i] = 1.0f / std::sqrt(k2 + EPSILON);
-    c.q_scale[i] = 1.0f / std::sqrt(q2 + EPSILON);
-    scale_row(kp, kc, c.k_scale[i]);
-    scale_row(kp, qc, c.q_scale[i] * width_scale);
-    c.feedback[i] = feedback;
-    c.correction[i] = correction;
+    c.q_scale[i] = 1.0f / std::sqrt(c.q_scale[i] + EPSILON);
     // p = r k: both are the same direction, their epsilons differ.
-    c.r[i] = feedback * std::sqrt((k2 + EPSILON) / (feedback * feedback * k2 + EPSILON));
-    c.beta[i] = p.beta[p.bs.at(b, t, h)];
-    c.decay[i] = std::exp(p.log_decay[p.gs.at(b, t, h)]);
+    c.r[i] = c.feedback[i] * std::sqrt((k2 + EPSILON) / fed);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    scale_row(kp, c.k + i * kp, c.k_scale[i]);
+    scale_row(kp, c.q + i * kp, c.q_scale[i] * width_scale);
   }
 }
 
@@ -131,23 +155,36 @@ void read_chunk(const Problem& p, int64_t b, int64_t h, int64_t start, int64_t c
 void prepare(int64_t kp, Chunk& c) {
   transpose(CHUNK, kp, c.k, kp, c.kt, CHUNK);
   product(2 * CHUNK, CHUNK, kp, c.k, kp, c.kt, CHUNK, c.kk, CHUNK);
-  float total = 1.0f;
-  for (int i = 0; i < CHUNK; ++i) {
-    c.before[i] = total;
-    total *= c.decay[i];
-    c.after[i] = total;
-    // One row from the one above: products term by term lose nothing to cancellation.
-    float* row = c.pair + i * CHUNK;
-    for (int j = 0; j < i; ++j) row[j] = row[j - CHUNK] * c.decay[i];
-    row[i] = 1.0f;
-    for (int j = i + 1; j < CHUNK; ++j) row[j] = 0.0f;
+  float decay[CHUNK], total = 0.0f;
+  for (int i = 0; i < CHUNK; ++i) c.after[i] = total += c.log_decay[i];
+  // From sums, not from products of the single decays: their roundings would add up
+  // over the length of a sequence. Within the chunk below they cannot.
+  const float last = std::exp(total);
+  for (int i = 0; i < CHUNK; i += WIDTH) {
+    store(decay + i, exp_fast(load(c.log_decay + i)));
+    store(c.after + i, exp_fast(load(c.after + i)));
   }
-  for (int j = 0; j < CHUNK; ++j) c.until[j] = c.pair[(CHUNK - 1) * CHUNK + j];
+  c.after[CHUNK - 1] = last;
+  c.before[0] = 1.0f;
+  std::memcpy(c.before + 1, c.after, (CHUNK - 1) * 4);
+  std::memset(c.pair, 0, CHUNK * CHUNK * 4);
+  c.pair[0] = 1.0f;
+  for (int i = 1; i < CHUNK; ++i) {
+    float* row = c.pair + i * CHUNK;
+    for (int j = 0; j < CHUNK; j += WIDTH)
+      store(row + j, load(row - CHUNK + j) * decay[i]);
+    row[i] = 1.0f;
+  }
+  std::memcpy(c.until, c.pair + (CHUNK - 1) * CHUNK, CHUNK * 4);
 }
 
-// M_ij; the strict lower triangle only.
-inline float coupling(const Chunk& c, int i, int j) {
-  return c.beta[i] * c.r[i] * c.kk[i * CHUNK + j] * c.pair[(i - 1) * CHUNK + j];
+// M; D_(i-1) is zero from its column i on, which leaves the strict lower triangle.
+void coupling(const Chunk& c, float (*m)[CHUNK]) {
+  for (int j = 0; j < CHUNK; ++j) m[0][j] = 0.0f;
+  for (int i = 1; i < CHUNK; ++i)
+    for (int j = 0; j < CHUNK; j += WIDTH)
+      store(m[i] + j, load(c.kk + i * CHUNK + j) * load(c.pair + (i - 1) * CHUNK + j) *
+                          (c.beta[i] * c.r[i]));
 }
 
 // Solves (I + M) U = B, or (I + M)^T U = B, for VECTORS columns at once.
@@ -185,8 +222,8 @@ void write_vectors(int64_t kp, int64_t vp, const float* state, Chunk& c) {
       store(c.xs + i * vp + j, x);
       store(c.u + i * vp + j, x * c.beta[i]);
     }
-    for (int j = 0; j < i; ++j) m[i][j] = coupling(c, i, j);
   }
+  coupling(c, m);
   solve<false>(vp, m, c.u, c.u);
 }
 
@@ -231,7 +268,7 @@ void forward_head(const Problem& p, int64_t b, int64_t h, const float* initial,
     product(CHUNK, vp, CHUNK, c.qk, CHUNK, c.u, vp, c.qs, vp, 1.0f);
     for (int64_t i = 0; i < count; ++i) {
       T* row = output + ((b * p.length + start + i) * p.heads + h) * p.values;
-      for (int64_t d = 0; d < p.values; ++d) narrow(c.qs[i * vp + d], row + d);
+      write_row(c.qs + i * vp, p.values, row);
     }
     advance(kp, vp, c, state);
   }
@@ -261,7 +298,9 @@ struct Gradients {
 
 struct BackwardScratch {
   float *states, *grad, *turned, *d_out, *d_r, *back, *du, *inner, *from_state;
+  std::vector<Chunk> chunks;  // of a segment
   BackwardScratch(Scratch& s, int64_t kp, int64_t vp) {
+    for (int n = 0; n < SEGMENT / CHUNK; ++n) chunks.emplace_back(s, kp, vp);
     states = s.take((SEGMENT / CHUNK) * kp * vp);
     grad = s.take(kp * vp);    // dS
     turned = s.take(kp * vp);  // S^T, then dS^T
@@ -273,7 +312,8 @@ struct BackwardScratch {
     from_state = s.take(CHUNK * (kp > vp ? kp : vp));
   }
   static int64_t floats(int64_t kp, int64_t vp) {
-    return (SEGMENT / CHUNK + 2) * kp * vp + CHUNK * (4 * vp + 3 * kp + 2 * CHUNK);
+    return SEGMENT / CHUNK * (Chunk::floats(kp, vp) + kp * vp) + 2 * kp * vp +
+           CHUNK * (4 * vp + 3 * kp + 2 * CHUNK);
   }
 };
 
@@ -317,25 +357,24 @@ void backward_chunk(const Problem& p, int64_t b, int64_t h, int64_t start,
   const int64_t kp = padded(p.keys), vp = padded(p.values);
   for (int64_t i = 0; i < CHUNK; ++i) {
     float* row = w.d_out + i * vp;
-    if (i >= count) {
-      std::memset(row, 0, vp * 4);
-      continue;
-    }
     const T* from = d_output + ((b * p.length + start + i) * p.heads + h) * p.values;
-    for (int64_t d = 0; d < p.values; ++d) row[d] = widen(from[d]);
+    read_row(from, i < count ? p.values : 0, vp, row);
+    if (start >= CHUNK) prefetch_row(from - CHUNK * p.heads * p.values, p.values);
   }
-  float position[CHUNK + 1] = {};  // gradient of G_i, the cumulative log decay
   float dr[CHUNK], m[CHUNK][CHUNK];
+  // Gradients of G_i, the cumulative log decays: G_0 = 0 first, and what the columns j
+  // of the pairwise decays take away from G_j.
+  float position[CHUNK + 1] = {}, columns[CHUNK] = {};
 
   // dU = A^T dO + diag(F) K dS
   product(CHUNK, vp, kp, c.k, kp, w.grad, vp, w.du, vp);
   for (int i = 0; i < CHUNK; ++i) {
     scale_row(vp, w.du + i * vp, c.until[i]);
-    for (int j = 0; j < CHUNK; ++j) {
-      c.qk[i * CHUNK + j] *= c.pair[i * CHUNK + j];
-      if (j < i) m[i][j] = coupling(c, i, j);
-    }
+    for (int j = 0; j < CHUNK; j += WIDTH)
+      store(c.qk + i * CHUNK + j,
+            load(c.qk + i * CHUNK + j) * load(c.pair + i * CHUNK + j));
   }
+  coupling(c, m);
   product<true>(CHUNK, vp, CHUNK, c.qk, CHUNK, w.d_out, vp, w.du, vp, 1.0f);
   solve<true>(vp, m, w.du, w.d_r);
 
@@ -355,33 +394,29 @@ void backward_chunk(const Problem& p, int64_t b, int64_t h, int64_t start,
     position[i + 1] += dot(kp, c.q + i * kp, dq + i * kp);
     const float y = -c.before[i] * dot(kp, c.k + i * kp, dk + i * kp);
     scale_row(kp, dk + i * kp, -c.beta[i] * c.r[i] * c.before[i]);
-    position[i] += c.beta[i] * c.r[i] * y;
-    float pairs = 0.0f;
-    for (int j = 0; j < i; ++j) {
-      const float inner = -d_m[i * CHUNK + j] * c.kk[i * CHUNK + j] *
-                          c.pair[(i - 1) * CHUNK + j];
-      pairs += inner;
-      position[j + 1] -= c.beta[i] * c.r[i] * inner;
+    // From here on d_a and d_m are the gradients of q_i . k_j and k_i . k_j.
+    const float strength = c.beta[i] * c.r[i];
+    Vec to_m{}, to_a{};
+    for (int64_t j = 0; j < CHUNK; j += WIDTH) {
+      const int64_t at = i * CHUNK + j;
+      const Vec zero{}, decays = i ? load(c.pair + at - CHUNK) : zero;
+      const Vec d_inner = -load(d_m + at) * decays, m_part = d_inner * load(c.kk + at);
+      const Vec a_part = load(d_a + at) * load(c.qk + at);
+      to_m += m_part;
+      to_a += a_part;
+      store(columns + j, load(columns + j) + m_part * strength + a_part);
+      store(d_m + at, d_inner * strength);
+      store(d_a + at, load(d_a + at) * load(c.pair + at));
     }
-    position[i] += c.beta[i] * c.r[i] * pairs;
+    const float pairs = sum(to_m);
+    position[i] += strength * (y + pairs);
+    position[i + 1] += sum(to_a);
     dr[i] = c.beta[i] * (y + pairs);
-    const float direct = dot(vp, w.d_r + i * vp, c.v + i * vp);
     if (i < count) {
       const int64_t token = (b * p.length + start + i) * p.heads + h;
-      g.beta[token] = direct + c.r[i] * (y + pairs);
+      g.beta[token] = dot(vp, w.d_r + i * vp, c.v + i * vp) + c.r[i] * (y + pairs);
       float* dv = g.v + token * p.values;
       for (int64_t d = 0; d < p.values; ++d) dv[d] = c.beta[i] * w.d_r[i * vp + d];
-    }
-    // From here on d_a and d_m are the gradients of q_i . k_j and k_i . k_j.
-    for (int j = 0; j <= i; ++j) {
-      const float inner = d_a[i * CHUNK + j] * c.qk[i * CHUNK + j];
-      position[i + 1] += inner;
-      position[j + 1] -= inner;
-    }
-    for (int j = 0; j < CHUNK; ++j) {
-      d_a[i * CHUNK + j] *= c.pair[i * CHUNK + j];
-      d_m[i * CHUNK + j] *= j < i ? -c.beta[i] * c.r[i] * c.pair[(i - 1) * CHUNK + j]
-                                  : 0.0f;
     }
   }
   // The state's own way: dK += diag(F) U dS^T.
@@ -391,7 +426,7 @@ void backward_chunk(const Problem& p, int64_t b, int64_t h, int64_t start,
   for (int i = 0; i < CHUNK; ++i) {
     const float through = c.until[i] * dot(kp, c.k + i * kp, w.from_state + i * kp);
     last += through;
-    position[i + 1] -= through;
+    position[i + 1] -= through + columns[i];
     add_scaled(kp, dk + i * kp, w.from_state + i * kp, c.until[i]);
   }
   position[CHUNK] += last;
@@ -418,8 +453,8 @@ void backward_chunk(const Problem& p, int64_t b, int64_t h, int64_t start,
 
 template <typename T>
 void backward_head(const Problem& p, int64_t b, int64_t h, const float* saved,
-                   const T* d_output, const float* d_state, Chunk& c,
-                   BackwardScratch& w, Gradients& g) {
+                   const T* d_output, const float* d_state, BackwardScratch& w,
+                   Gradients& g) {
   const int64_t kp = padded(p.keys), vp = padded(p.values);
   const int64_t item = b * p.heads + h, size = p.keys * p.values;
   const int64_t segments = (p.length + SEGMENT - 1) / SEGMENT;
@@ -434,24 +469,19 @@ void backward_head(const Problem& p, int64_t b, int64_t h, const float* saved,
       const int64_t start = first + n * CHUNK;
       const int64_t count = end - start < CHUNK ? end - start : CHUNK;
       float* state = w.states + n * kp * vp;
-      read_chunk<T>(p, b, h, start, count, kp, vp, c);
-      prepare(kp, c);
-      write_vectors<false>(kp, vp, state, c);
+      read_chunk<T>(p, b, h, start, count, kp, vp, w.chunks[n]);
+      prepare(kp, w.chunks[n]);
+      write_vectors<false>(kp, vp, state, w.chunks[n]);
       if (n + 1 < chunks) {
         std::memcpy(state + kp * vp, state, kp * vp * 4);
-        advance(kp, vp, c, state + kp * vp);
+        advance(kp, vp, w.chunks[n], state + kp * vp);
       }
     }
     for (int64_t n = chunks - 1; n >= 0; --n) {
       const int64_t start = first + n * CHUNK;
       const int64_t count = end - start < CHUNK ? end - start : CHUNK;
-      const float* state = w.states + n * kp * vp;
-      if (n + 1 < chunks) {
-        read_chunk<T>(p, b, h, start, count, kp, vp, c);
-        prepare(kp, c);
-        write_vectors<false>(kp, vp, state, c);
-      }
-      backward_chunk<T>(p, b, h, start, count, d_output, state, c, w, g);
+      backward_chunk<T>(p, b, h, start, count, d_output, w.states + n * kp * vp,
+                        w.chunks[n], w, g);
     }
   }
   save_state(p, w.grad, vp, g.initial_state + item * size);
@@ -463,13 +493,12 @@ void backward(const Problem& p, const float* saved, const T* d_output,
   const int64_t kp = padded(p.keys), vp = padded(p.values);
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(Chunk::floats(kp, vp) + BackwardScratch::floats(kp, vp));
-    Chunk chunk(scratch, kp, vp);
+    Scratch scratch(BackwardScratch::floats(kp, vp));
     BackwardScratch work(scratch, kp, vp);
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < p.batch * p.heads; ++item)
       backward_head<T>(p, item / p.heads, item % p.heads, saved, d_output, d_state,
-                       chunk, work, g);
+                       work, g);
   }
 }
 

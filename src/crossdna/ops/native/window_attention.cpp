@@ -11,10 +11,12 @@
 namespace crossdna {
 namespace {
 
-constexpr int64_t BLOCK = 256;  // queries that share one rotated copy of their keys
+constexpr int64_t BLOCK = 512;  // queries that share one rotated copy of their keys
 constexpr int KEYS = 64;        // keys between two looks at the running maximum
 constexpr int GROUP = 4;        // keys or channels in registers at a time
 constexpr float FAR = -1e30f;   // below every score, but finite: FAR - FAR is 0
+
+inline int64_t grouped(int64_t n) { return (n + GROUP - 1) / GROUP * GROUP; }
 
 struct Strides {
   int64_t batch, length, head;
@@ -50,21 +52,26 @@ Range range(const Problem& p, int64_t block) {
 }
 
 int64_t most_keys(const Problem& p) {
-  const int64_t n = p.window + BLOCK < p.total ? p.window + BLOCK : p.total;
+  const int64_t n = p.window - 1 + BLOCK < p.total ? p.window - 1 + BLOCK : p.total;
   return n + KEYS;
-}
-
-template <typename T>
-void read_row(const T* from, int64_t width, int64_t wp, float* to) {
-  for (int64_t d = 0; d < width; ++d) to[d] = widen(from[d]);
-  for (int64_t d = width; d < wp; ++d) to[d] = 0.0f;
 }
 
 // Turns a row by the angle of its position; direction -1 turns it back.
 void rotate(const Problem& p, int64_t position, float direction, float* row) {
+  typedef float Eight __attribute__((vector_size(32), aligned(4)));
   const int64_t half = p.width / 2;
   const float *c = p.cosines + position * half, *s = p.sines + position * half;
-  for (int64_t d = 0; d < half; ++d) {
+  int64_t d = 0;
+  for (; d + 8 <= half; d += 8) {
+    Eight *first = reinterpret_cast<Eight*>(row + d);
+    Eight *second = reinterpret_cast<Eight*>(row + d + half);
+    const Eight cosine = *reinterpret_cast<const Eight*>(c + d);
+    const Eight sine = *reinterpret_cast<const Eight*>(s + d) * direction;
+    const Eight x = *first, y = *second;
+    *first = x * cosine - y * sine;
+    *second = y * cosine + x * sine;
+  }
+  for (; d < half; ++d) {
     const float x = row[d], y = row[d + half], sine = direction * s[d];
     row[d] = x * c[d] - y * sine;
     row[d + half] = y * c[d] + x * sine;
@@ -103,7 +110,7 @@ void read_queries(const Problem& p, int64_t b, int64_t h, const Range& r, int64_
     const T* q = static_cast<const T*>(p.q);
     read_row(q + p.qs.at(b, position - p.first_query(), h), p.width, wp, row);
     rotate(p, position - r.low, 1.0f, row);
-    for (int64_t d = 0; d < p.width; ++d) row[d] *= scale;
+    for (int64_t d = 0; d < wp; d += WIDTH) store(row + d, load(row + d) * scale);
   }
 }
 
@@ -166,9 +173,21 @@ IntVec query_visibility(const Problem& p, int64_t b, int64_t first) {
   return x;
 }
 
-// Puts FAR where a key is not seen. Inside the window all lanes see all keys.
+// The largest of `count` scores, lane by lane; several chains hide the latency.
+inline Vec highest(int64_t count, const float* s) {
+  Vec top[GROUP];
+  for (int g = 0; g < GROUP; ++g) top[g] = load(s + g * WIDTH);
+  for (int64_t j = GROUP; j < count; j += GROUP)
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUP; ++g) top[g] = maximum(load(s + (j + g) * WIDTH), top[g]);
+  return maximum(maximum(top[0], top[1]), maximum(top[2], top[3]));
+}
+
+// Removes the scores of keys that are not seen and of the rows that fill up the last
+// group. Inside the window all lanes see all keys.
 inline void hide(const Problem& p, int64_t b, int64_t first, IntVec query_visible,
                  int64_t start, int64_t count, float* s) {
+  for (int64_t j = count; j < grouped(count); ++j) store(s + j * WIDTH, splat(-INFINITY));
   const bool inside =
       start > first + WIDTH - 1 - p.window && start + count - 1 <= first;
   if (inside && !p.visible) return;
@@ -186,8 +205,6 @@ Span span(const Problem& p, const Range& r, int64_t first) {
   const int64_t low = first - p.window + 1;
   return {low > r.low ? low : r.low, first + WIDTH < r.to ? first + WIDTH : r.to};
 }
-
-inline int64_t grouped(int64_t n) { return (n + GROUP - 1) / GROUP * GROUP; }
 
 struct ForwardScratch {
   float *k, *v, *rows, *turned, *s, *o;
@@ -227,8 +244,7 @@ void forward_block(const Problem& p, int64_t b, int64_t h, int64_t block, T* out
       const int64_t count = keys.end - start < KEYS ? keys.end - start : KEYS;
       scores(grouped(count), p.width, wp, w.k + (start - r.low) * wp, w.turned, w.s);
       hide(p, b, first, query_visible, start, count, w.s);
-      Vec new_top = top;
-      for (int64_t j = 0; j < count; ++j) new_top = maximum(load(w.s + j * WIDTH), new_top);
+      const Vec new_top = maximum(highest(grouped(count), w.s), top);
       const Vec shrink = exp2_fast(top - new_top);
       weight *= shrink;
       for (int64_t d = 0; d < p.width; ++d)
@@ -243,10 +259,11 @@ void forward_block(const Problem& p, int64_t b, int64_t h, int64_t block, T* out
     }
     for (int64_t d = 0; d < p.width; ++d)
       store(w.o + d * WIDTH, load(w.o + d * WIDTH) / weight);
+    transpose(wp, WIDTH, w.o, WIDTH, w.rows, wp);
     for (int64_t i = 0; i < WIDTH && first + i < r.to; ++i) {
       const int64_t t = first + i - p.first_query();
       T* row = output + ((b * p.length + t) * p.heads + h) * p.width;
-      for (int64_t d = 0; d < p.width; ++d) narrow(w.o[d * WIDTH + i], row + d);
+      write_row(w.rows + i * wp, p.width, row);
       if (log_sums)
         log_sums[(b * p.heads + h) * p.length + t] = top[i] + std::log2(weight[i]);
     }
@@ -352,11 +369,12 @@ void backward_group(const Problem& p, int64_t b, int64_t h, const Range& r,
     scatter(count, wp, w.ds, w.rows, w.dk + at);
     scatter(count, wp, w.s, w.d_rows, w.dv + at);
   }
+  transpose(wp, WIDTH, w.dq, WIDTH, w.rows, wp);
   const float scale = 1.0f / std::sqrt(static_cast<float>(p.width));
   for (int64_t i = 0; i < WIDTH && first + i < r.to; ++i) {
     const int64_t t = first + i - p.first_query();
     float* row = g.q + ((b * p.length + t) * p.heads + h) * p.width;
-    for (int64_t d = 0; d < p.width; ++d) row[d] = scale * w.dq[d * WIDTH + i];
+    for (int64_t d = 0; d < p.width; ++d) row[d] = scale * w.rows[i * wp + d];
     rotate(p, first + i - r.low, -1.0f, row);
   }
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from crossdna.ops.dispatch import probe
 from crossdna.ops.window_attention.torch import rotated
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ def window_attention(
     rope_theta: float,
 ) -> Tensor:
     """Attend; arguments as in `reference.window_attention`."""
-    return attend(_compiled(), q, k, v, visible, window, rope_theta)
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Inside a larger compiled graph the kernel is compiled with it.
+    inside = torch.compiler.is_compiling()
+    kernel: Any = flex_attention if inside else _compiled()
+    return attend(kernel, q, k, v, visible, window, rope_theta)
 
 
 def attend(
@@ -89,9 +95,14 @@ def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-@functools.cache
+@probe
 def unavailable() -> str | None:
-    """Say what is missing on this machine."""
+    """Say what is missing on this machine, or None."""
+    return _missing()
+
+
+@functools.cache
+def _missing() -> str | None:
     if not torch.cuda.is_available():
         return "no CUDA device"
     try:

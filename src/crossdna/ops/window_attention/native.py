@@ -14,7 +14,7 @@ from crossdna.ops.window_attention.reference import rotary_table
 
 # Queries that the kernel handles together: it rotates relative to their first key, so
 # the angles of this many positions beyond the window serve any length.
-BLOCK = 256
+BLOCK = 512
 
 
 def reject(
