@@ -44,8 +44,8 @@ def read_recipe(path: str | Path, kind: type[T], overrides: Sequence[str] = ()) 
         raise CrossDNAError(f"{path}: no such recipe") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CrossDNAError(f"{path}: not a TOML file: {error}") from None
-    for override in overrides:
-        _override(table, override)
+    for text in overrides:
+        override(table, text)
     return from_table(table, kind, where=str(path))
 
 
@@ -133,10 +133,11 @@ def _toml_value(value: Any) -> str:
     return repr(value)
 
 
-def _override(table: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
+def override(table: dict[str, Any], setting: str) -> None:
+    """Put ``section.key=value`` into a table; a bare word is taken as a string."""
+    path, equals, text = setting.partition("=")
     if not equals or not path.strip():
-        raise CrossDNAError(f"--set {override}: write section.key=value")
+        raise CrossDNAError(f"--set {setting}: write section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -145,7 +146,7 @@ def _override(table: dict[str, Any], override: str) -> None:
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise CrossDNAError(f"--set {override}: {section} is not a section")
+            raise CrossDNAError(f"--set {setting}: {section} is not a section")
     table[key] = value
 
 

@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "finetune": "train a model on labelled sequences, with baselines and a report",
     "predict": "ask a fine-tuned model about every row of a table",
     "audit": "find duplicates and relatives between training and test sequences",
+    "ism": "change every base of a locus and see what it does",
     "score": "score variants: VCF in, the same VCF with scores out",
     "tokenizer": "train or create a tokenizer, or see its tokens on a sequence",
     "convert": "rewrite a published checkpoint in this package's layout",

@@ -7,6 +7,7 @@ line) of each row: an error can point at it and a prediction can stand beside it
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,6 +233,15 @@ def concatenate(
         if len(located) == len(tables)
         else None,
     )
+
+
+def digest(table: SequenceTable) -> str:
+    """32 hex digits that change with any base or with the order of the rows."""
+    value = hashlib.blake2b(digest_size=16)
+    for ids in table.ids:
+        value.update(len(ids).to_bytes(8, "little"))
+        value.update(ids.tobytes())
+    return value.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

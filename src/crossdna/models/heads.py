@@ -1,14 +1,37 @@
-"""Heads on a per-base representation: one prediction per sequence or per base."""
+"""Heads on a per-base representation: one prediction per sequence or per base.
+
+How a sequence head sums up the bases is the configuration's `head_pooling`:
+
+``mean``
+    Mean over the bases.
+``max_mean``
+    Maximum and mean side by side: a motif counts wherever it stands.
+``attention``
+    Learned weights over the bases, several sets of them.
+``position``
+    A small convolution, then a layer with weights of its own for every position. For
+    windows of one length that are anchored (at a transcription start, a splice site);
+    needs `head_length`, the number of bases in a window.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ATTENTION_SETS = 4
+POSITION_CHANNELS = 32
+POSITION_KERNEL = 5
+POSITION_POOL = 4
+POSITION_WIDTH = 64
 
 
 def pool_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -19,17 +42,140 @@ def pool_mean(hidden: Tensor, mask: Tensor | None) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
-class SequenceHead(nn.Module):
-    """Pool over the bases, then a linear layer."""
+def pool_max(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Maximum over the bases of (batch, length, channels)."""
+    if mask is not None:
+        lowest = torch.finfo(hidden.dtype).min
+        hidden = hidden.masked_fill((mask == 0).unsqueeze(-1), lowest)
+    return hidden.amax(dim=1)
+
+
+class MeanPooling(nn.Module):
+    """Mean over the bases."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        self.width = config.hidden_size
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, length, channels) to (batch, channels)."""
+        return pool_mean(hidden, mask)
+
+
+class MaxMeanPooling(nn.Module):
+    """Maximum and mean over the bases."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.width = 2 * config.hidden_size
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, length, channels) to (batch, 2 * channels)."""
+        return torch.cat([pool_max(hidden, mask), pool_mean(hidden, mask)], dim=-1)
+
+
+class AttentionPooling(nn.Module):
+    """Means under learned weights."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.width = ATTENTION_SETS * config.hidden_size
+        self.score = nn.Linear(config.hidden_size, ATTENTION_SETS)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, length, channels) to (batch, sets * channels)."""
+        scores = self.score(hidden).float()
+        if mask is not None:
+            scores = scores.masked_fill((mask == 0).unsqueeze(-1), float("-inf"))
+        weights = scores.softmax(dim=1).to(hidden.dtype)
+        return torch.einsum("bls,blc->bsc", weights, hidden).flatten(1)
+
+
+class PositionPooling(nn.Module):
+    """Weights for every position of windows of one length; zeros end shorter ones."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        if not config.head_length:
+            raise CrossDNAError(
+                "head_pooling 'position' needs head_length, the bases in a window"
+            )
+        self.length = config.head_length
+        self.width = POSITION_WIDTH
+        self.conv = nn.Conv1d(
+            config.hidden_size,
+            POSITION_CHANNELS,
+            POSITION_KERNEL,
+            padding=POSITION_KERNEL // 2,
+        )
         self.dropout = nn.Dropout(config.head_dropout)
-        self.linear = nn.Linear(config.hidden_size, config.num_labels)
+        cells = -(-self.length // POSITION_POOL)
+        self.dense = nn.Linear(POSITION_CHANNELS * cells, POSITION_WIDTH)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, length, channels) to (batch, width)."""
+        x = _left_aligned(hidden, mask)
+        if x.shape[1] > self.length:
+            _refuse_longer(x.shape[1], mask, self.length)
+            x = x[:, : self.length]
+        x = F.pad(x, (0, 0, 0, self.length - x.shape[1])).transpose(1, 2)
+        x = F.max_pool1d(F.gelu(self.conv(x)), POSITION_POOL, ceil_mode=True)
+        return F.gelu(self.dense(self.dropout(x.flatten(1))))
+
+
+def _left_aligned(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """Each row from its first base on, zeros behind its last."""
+    if mask is None:
+        return hidden
+    present = mask != 0
+    shift = present.int().argmax(dim=1, keepdim=True)
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    index = ((positions + shift) % hidden.shape[1]).unsqueeze(-1)
+    hidden = hidden * present.unsqueeze(-1).to(hidden.dtype)
+    return hidden.gather(1, index.expand(-1, -1, hidden.shape[-1]))
+
+
+def _refuse_longer(length: int, mask: Tensor | None, limit: int) -> None:
+    # On a GPU the mask is not asked, since everything would wait for the answer.
+    if mask is not None and mask.device.type == "cpu":
+        length = int((mask != 0).sum(1).max())
+    if mask is None or (mask.device.type == "cpu" and length > limit):
+        raise CrossDNAError(
+            f"a sequence of {length} bases, but this head has weights for {limit}"
+        )
+
+
+POOLINGS: dict[str, Callable[[Any], nn.Module]] = {
+    "mean": MeanPooling,
+    "max_mean": MaxMeanPooling,
+    "attention": AttentionPooling,
+    "position": PositionPooling,
+}
+
+
+class SequenceHead(nn.Module):
+    """Pool over the bases, then a linear layer.
+
+    Raises
+    ------
+    CrossDNAError
+        A `head_pooling` that does not exist, or one that lacks its `head_length`.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        if config.head_pooling not in POOLINGS:
+            raise CrossDNAError(
+                f"head_pooling {config.head_pooling!r} is not one of "
+                f"{', '.join(POOLINGS)}"
+            )
+        self.pooling = POOLINGS[config.head_pooling](config)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.linear = nn.Linear(int(self.pooling.width), config.num_labels)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(batch, length, channels) to logits (batch, num_labels)."""
-        return self.linear(self.dropout(pool_mean(hidden, attention_mask)))
+        return self.linear(self.dropout(self.pooling(hidden, attention_mask)))
 
 
 class TokenHead(nn.Module):

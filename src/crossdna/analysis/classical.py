@@ -1,0 +1,311 @@
+"""Classical predictors to beat: majority, k-mers, position weights, Markov chains.
+
+All are fitted on the training set; what is left open (regularisation, order) is decided
+on the development set.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from crossdna import alphabet
+from crossdna.data import metrics
+from crossdna.data.labelled import IGNORED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from crossdna.data.labelled import LabelledSet, Task
+
+KMERS = (3, 4, 5, 6)
+_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+_ORDERS = (0, 1, 2, 3, 4, 5)
+_PSEUDO = 1.0
+_TEMPERATURES = tuple(float(value) for value in np.geomspace(0.02, 1, 18))
+
+
+class Predictor(Protocol):
+    """Anything that scores sequences."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a table."""
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, outputs); see `crossdna.data.metrics`."""
+
+
+class Majority:
+    """Says what is most common in training: shares of classes, means of quantities."""
+
+    name = "majority"
+
+    def __init__(self, train: LabelledSet) -> None:
+        self.per_base = train.task.kind == "per-base"
+        labels = train.labels
+        if train.task.kind in ("regression", "multilabel"):
+            self.constant = labels.mean(0)
+        else:
+            flat = np.concatenate(list(labels)) if self.per_base else labels
+            counts = np.bincount(flat[flat != IGNORED], minlength=train.task.outputs)
+            self.constant = counts / counts.sum()
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """The same for every sequence (or base)."""
+        if not self.per_base:
+            return np.tile(self.constant, (len(sequences), 1))
+        ragged = np.empty(len(sequences), object)
+        ragged[:] = [np.tile(self.constant, (len(ids), 1)) for ids in sequences]
+        return ragged
+
+
+class KmerModel:
+    """Counts of 3- to 6-mers on both strands, then logistic or ridge regression."""
+
+    name = "k-mer"
+
+    def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
+        self.task = train.task
+        counts = kmer_counts(train.table.ids)
+        deviations = np.sqrt(
+            np.maximum(
+                np.asarray(counts.power(2).mean(0)).ravel()
+                - np.asarray(counts.mean(0)).ravel() ** 2,
+                1e-12,
+            )
+        )
+        self.scale = np.where(deviations > 1e-5, 1 / deviations, 0.0)
+        features = self._scaled(counts)
+        held_out = self._scaled(kmer_counts(valid.table.ids))
+        best = -np.inf
+        for strength in _STRENGTHS:
+            fitted = [
+                _fit(self.task, features, labels, strength)
+                for labels in _columns(self.task, train.labels)
+            ]
+            found = _selecting(self.task, valid.labels, self._apply(fitted, held_out))
+            if found > best:
+                best, self.fitted, self.strength = found, fitted, strength
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, outputs)."""
+        return self._apply(self.fitted, self._scaled(kmer_counts(sequences)))
+
+    def _scaled(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        return (counts @ sparse.diags(self.scale)).tocsr()
+
+    def _apply(self, fitted: list[Any], features: sparse.csr_matrix) -> NDArray:
+        if self.task.kind == "regression":
+            return np.stack([model.predict(features) for model in fitted], axis=1)
+        if self.task.kind == "multilabel":
+            parts = [model.predict_proba(features)[:, 1] for model in fitted]
+            return np.stack(parts, axis=1)
+        return fitted[0].predict_proba(features)
+
+
+def kmer_counts(sequences: Sequence[NDArray[np.uint8]]) -> sparse.csr_matrix:
+    """Share of each 3- to 6-mer among the words of its length in a sequence.
+
+    A k-mer and its reverse complement count as one; words with N are left out.
+
+    Returns
+    -------
+    (sequences, 2760) sparse
+    """
+    blocks = []
+    for k in KMERS:
+        column = _canonical_columns(k)
+        rows, columns, values = [], [], []
+        for row, ids in enumerate(sequences):
+            codes = column[_words(ids, k)]
+            distinct, counts = np.unique(codes, return_counts=True)
+            rows.append(np.full(len(distinct), row))
+            columns.append(distinct)
+            values.append(counts / max(len(codes), 1))
+        shape = (len(sequences), int(column.max()) + 1)
+        entries = (np.concatenate(rows), np.concatenate(columns))
+        blocks.append(sparse.csr_matrix((np.concatenate(values), entries), shape=shape))
+    return sparse.hstack(blocks, format="csr")
+
+
+def _words(ids: NDArray[np.uint8], k: int) -> NDArray[np.int64]:
+    """Codes of the words of k bases without N, base 4, leftmost base highest."""
+    if len(ids) < k:
+        return np.zeros(0, np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(ids.astype(np.int64), k)
+    windows = windows[(windows < alphabet.NUM_BASES).all(1)]
+    return windows @ (4 ** np.arange(k - 1, -1, -1))
+
+
+def _canonical_columns(k: int) -> NDArray[np.int64]:
+    """Column of each of the 4**k words: that of the smaller of both strands."""
+    codes = np.arange(4**k)
+    mirrored = np.zeros_like(codes)
+    for place in range(k):
+        digit = codes >> 2 * place & 3
+        mirrored |= (3 - digit) << 2 * (k - 1 - place)
+    return np.unique(np.minimum(codes, mirrored), return_inverse=True)[1]
+
+
+def _columns(task: Task, labels: NDArray) -> list[NDArray]:
+    if task.kind in ("regression", "multilabel"):
+        return list(labels.T)
+    return [labels]
+
+
+def _fit(task: Task, features: Any, labels: NDArray, strength: float) -> Any:
+    if task.kind == "regression":
+        return Ridge(alpha=1 / strength).fit(features, labels)
+    model = LogisticRegression(C=strength, max_iter=300)
+    with warnings.catch_warnings():
+        # Not quite converged is good enough: the development set judges it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(features, labels)
+
+
+def _selecting(task: Task, labels: NDArray, scores: NDArray) -> float:
+    thresholds = metrics.choose_thresholds(task, labels, scores)
+    found = metrics.score(task, labels, scores, thresholds)
+    return float(np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0))
+
+
+class MarkovClassifier:
+    """Log-odds of Markov chains, one per class; the order is chosen.
+
+    Both strands of the training sequences are counted, and the strand of a sequence is
+    the one that fits better.
+    """
+
+    name = "markov"
+
+    def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
+        self.prior = np.log(np.bincount(train.labels, minlength=train.task.outputs))
+        best = -np.inf
+        for order in _ORDERS:
+            tables = [
+                _chain([ids for ids, y in _rows(train) if y == number], order)
+                for number in range(train.task.outputs)
+            ]
+            odds = self._odds(valid.table.ids, tables, order)
+            found = _selecting(train.task, valid.labels, _softmax(odds))
+            if found > best:
+                best, self.tables, self.order = found, tables, order
+        odds = self._odds(valid.table.ids, self.tables, self.order)
+        self.temperature = _temperature(odds, valid.labels)
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, classes)."""
+        odds = self._odds(sequences, self.tables, self.order)
+        return _softmax(self.temperature * odds)
+
+    def _odds(
+        self, sequences: Sequence[NDArray[np.uint8]], tables: list[NDArray], order: int
+    ) -> NDArray:
+        odds = np.empty((len(sequences), len(tables)))
+        for row, ids in enumerate(sequences):
+            strands = [
+                _words(ids, order + 1),
+                _words(alphabet.reverse_complement(ids), order + 1),
+            ]
+            odds[row] = [
+                np.logaddexp(*(table[words].sum() for words in strands))
+                for table in tables
+            ]
+        return odds + self.prior
+
+
+def _rows(data: LabelledSet) -> list[tuple[NDArray[np.uint8], int]]:
+    return list(zip(data.table.ids, data.labels, strict=True))
+
+
+def _chain(sequences: Sequence[NDArray[np.uint8]], order: int) -> NDArray[np.float64]:
+    """Log-probability of the last base of each word of `order` + 1 bases."""
+    counts = np.full(4 ** (order + 1), _PSEUDO)
+    for ids in sequences:
+        for strand in (ids, alphabet.reverse_complement(ids)):
+            counts += np.bincount(_words(strand, order + 1), minlength=len(counts))
+    table = counts.reshape(-1, 4)
+    return np.log(table / table.sum(1, keepdims=True)).ravel()
+
+
+class PositionWeights:
+    """Log-odds of position weight matrices of pairs of bases, one per class.
+
+    For windows of one length: P(base at i | base at i - 1) for each position, on the
+    strand that is given.
+    """
+
+    name = "position weights"
+
+    def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
+        self.length = int(train.table.lengths[0])
+        self.prior = np.log(np.bincount(train.labels, minlength=train.task.outputs))
+        pairs = _pairs(train.table.ids, self.length)
+        places = np.arange(self.length)
+        tables = []
+        for number in range(train.task.outputs):
+            counts = np.full((self.length, 25), _PSEUDO)
+            for row in pairs[train.labels == number]:
+                counts[places, row] += 1
+            table = counts.reshape(self.length, 5, 5)
+            tables.append(np.log(table / table.sum(2, keepdims=True)))
+        self.tables = np.stack(tables).reshape(len(tables), self.length, 25)
+        odds = self._odds(valid.table.ids)
+        self.temperature = _temperature(odds, valid.labels)
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, classes)."""
+        return _softmax(self.temperature * self._odds(sequences))
+
+    def _odds(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        pairs = _pairs(sequences, self.length)
+        places = np.arange(self.length)
+        odds = [table[places, pairs].sum(1) for table in self.tables]
+        return np.stack(odds, axis=1) + self.prior
+
+
+def _pairs(sequences: Sequence[NDArray[np.uint8]], length: int) -> NDArray[np.int64]:
+    """Code of each base with the one before it; N stands before the first."""
+    ids = np.stack([row[:length] for row in sequences]).astype(np.int64)
+    before = np.pad(ids, ((0, 0), (1, 0)), constant_values=alphabet.N)[:, :-1]
+    return 5 * before + ids
+
+
+def _temperature(odds: NDArray, labels: NDArray) -> float:
+    """The factor under which log-odds give the likeliest probabilities.
+
+    Bases are not independent, so plain products of probabilities are far too sure.
+    """
+    rows = np.arange(len(labels))
+    loss = [
+        -np.log(np.maximum(_softmax(factor * odds)[rows, labels], 1e-12)).mean()
+        for factor in _TEMPERATURES
+    ]
+    return _TEMPERATURES[int(np.argmin(loss))]
+
+
+def _softmax(odds: NDArray) -> NDArray[np.float64]:
+    exponents = np.exp(odds - odds.max(1, keepdims=True))
+    return exponents / exponents.sum(1, keepdims=True)
+
+
+def fit_classical(train: LabelledSet, valid: LabelledSet) -> list[Predictor]:
+    """All classical predictors that suit the task."""
+    found: list[Predictor] = [Majority(train)]
+    if train.task.kind == "per-base":
+        return found
+    found.append(KmerModel(train, valid))
+    if train.task.kind in ("binary", "multiclass"):
+        found.append(MarkovClassifier(train, valid))
+        lengths = {*train.table.lengths.tolist(), *valid.table.lengths.tolist()}
+        if len(lengths) == 1:
+            found.append(PositionWeights(train, valid))
+    return found

@@ -1,0 +1,244 @@
+"""``crossdna finetune``: from labelled sequences to a model and an honest report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from crossdna.cli.labelled_options import add_input_options
+
+if TYPE_CHECKING:
+    import argparse
+
+    from crossdna.analysis.audit import Audit
+    from crossdna.analysis.classical import Predictor
+    from crossdna.data.labelled_inputs import InputOptions, Sets
+    from crossdna.training.finetune import FinetuneResult
+    from crossdna.training.finetune_recipe import FinetuneRecipe
+
+RECIPE_NAME = "recipe.toml"
+RUNS_NAME = "runs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="checkpoint directory or hub id; new:tiny, new:small (0.4M), new:medium "
+        "or new:paper (8.1M) for random weights",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="directory for model and report"
+    )
+    add_input_options(parser)
+    train = parser.add_argument_group("training")
+    train.add_argument("--method", choices=("full", "head", "lora"), default="full")
+    train.add_argument(
+        "--head",
+        choices=("auto", "mean", "max_mean", "attention", "position"),
+        default="auto",
+        help="how bases are summed up; auto: best on the development set",
+    )
+    train.add_argument(
+        "--strands",
+        choices=("auto", "both", "forward"),
+        default="auto",
+        help="both: train on either strand and average predictions",
+    )
+    train.add_argument("--epochs", type=int, default=20)
+    train.add_argument("--batch-size", type=int, default=64)
+    train.add_argument("--lr", type=float)
+    train.add_argument("--patience", type=int, default=5)
+    train.add_argument("--class-weights", action="store_true")
+    train.add_argument("--max-length", type=int, default=65536)
+    train.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    train.add_argument("--seeds", type=int, default=1, help="models to train")
+    train.add_argument("--trials", type=int, default=0, help="rounds of a search")
+    train.add_argument("--device", default="auto")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any other value of the recipe, such as head_dropout=0.3",
+    )
+    parser.add_argument(
+        "--baselines",
+        choices=("all", "classical", "none"),
+        default="all",
+        help="what is trained beside it (default: all)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what --output holds"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, train, judge, report."""
+    import sys
+
+    from crossdna.analysis.audit import audit_splits
+    from crossdna.cli.labelled_options import input_options
+    from crossdna.data.labelled_inputs import read_sets
+    from crossdna.training.finetune import finetune
+
+    recipe = _recipe(arguments)
+    options = input_options(arguments)
+    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+    audit = audit_splits(sets.named(), threshold=options.similarity)
+    for warning in audit.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+    output = _claim(arguments, recipe, options, sets)
+    result = finetune(recipe, sets.train, sets.valid, output / RUNS_NAME)
+    baselines = _baselines(arguments, result, sets, output)
+    _report(arguments, result, baselines, sets, audit)
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
+    from crossdna.config import from_table, override
+    from crossdna.training.finetune_recipe import FinetuneRecipe
+
+    table: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in (
+            "model", "method", "head", "strands", "epochs", "batch_size", "lr",
+            "patience", "class_weights", "max_length", "precision", "trials", "device",
+        )
+        if getattr(arguments, name) is not None
+    }  # fmt: skip
+    table["seeds"] = list(range(arguments.seeds))
+    for text in arguments.overrides:
+        override(table, text)
+    return from_table(table, FinetuneRecipe, where="finetune")
+
+
+def _claim(
+    arguments: argparse.Namespace,
+    recipe: FinetuneRecipe,
+    options: InputOptions,
+    sets: Sets,
+) -> Path:
+    """Take the output directory; what is resumed must be the same run."""
+    import tomllib
+
+    from crossdna.config import to_table, write_toml
+    from crossdna.data.sequence_tables import digest
+    from crossdna.errors import CrossDNAError
+    from crossdna.files import atomic_open, claim_output_directory
+
+    output = claim_output_directory(arguments.output, resume=arguments.resume)
+    path = output / RECIPE_NAME
+    data = {name: list(getattr(arguments, name)) for name in ("train", "valid", "test")}
+    digests = {f"{n}_digest": digest(part.table) for n, part in sets.named().items()}
+    label = {"kind": sets.task.kind, "labels": list(sets.task.columns)}
+    split = {"split_by": sets.how, "split_seed": options.seed}
+    table = {
+        "data": {**data, **digests, **label, **split},
+        "finetune": to_table(recipe),
+    }
+    if path.is_file():
+        before = tomllib.loads(path.read_text())
+        for section, values in table.items():
+            for key, value in values.items():
+                if before.get(section, {}).get(key) != value:
+                    raise CrossDNAError(
+                        f"{path}: the run was started with {section}.{key} = "
+                        f"{before.get(section, {}).get(key)!r}, not {value!r}; resume "
+                        "it unchanged or start another one"
+                    )
+    with atomic_open(path) as handle:
+        handle.write(write_toml(table))
+    return output
+
+
+def _baselines(
+    arguments: argparse.Namespace, result: FinetuneResult, sets: Sets, output: Path
+) -> list[Predictor]:
+    """Train what the model is compared with."""
+    from dataclasses import replace
+
+    from crossdna.analysis.classical import fit_classical
+    from crossdna.analysis.compact import fit_compact_nets
+    from crossdna.analysis.finetuned import FinetunedModel
+    from crossdna.training.finetune import finetune
+    from crossdna.training.finetune_recipe import RANDOM
+
+    if arguments.baselines == "none":
+        return []
+    found: list[Predictor] = fit_classical(sets.train, sets.valid)
+    if arguments.baselines == "classical":
+        return found
+    found += fit_compact_nets(sets.train, sets.valid)
+    recipe = result.recipe
+    if not recipe.is_new:
+        start = replace(
+            recipe, model=f"{RANDOM}{recipe.model}", method="full", lr=None, trials=0,
+            seeds=recipe.seeds[:1],
+        )  # fmt: skip
+        random = finetune(
+            start, sets.train, sets.valid, output / RUNS_NAME / "random-weights"
+        )
+        name = "the same network from random weights"
+        folder = random.best.folder
+        found.append(FinetunedModel.load(folder, recipe.device, name))
+    return found
+
+
+def _report(
+    arguments: argparse.Namespace,
+    result: FinetuneResult,
+    baselines: list[Predictor],
+    sets: Sets,
+    audit: Audit,
+) -> None:
+    """Put the best model, its metrics, predictions and report into the output."""
+    import shutil
+
+    from crossdna.analysis import finetune_report
+    from crossdna.analysis.finetuned import FinetunedModel
+    from crossdna.analysis.provenance import provenance
+    from crossdna.config import to_table
+    from crossdna.files import atomic_path
+
+    output: Path = arguments.output
+    for file in result.best.folder.iterdir():
+        with atomic_path(output / file.name) as temporary:
+            shutil.copy(file, temporary)
+    device = result.recipe.device
+    name = f"CrossDNA ({Path(arguments.model).name})"
+    model = FinetunedModel.load(output, device, name)
+    seeds = {
+        f"seed {one.seed}": FinetunedModel.load(one.folder, device)
+        for one in result.runs
+    }
+    judged, per_seed = finetune_report.judge_all(model, seeds, baselines, sets)
+    strands = model.card.strands == "both"
+    found = finetune_report.Evaluation(
+        model=model,
+        judged=judged,
+        seeds=per_seed,
+        sets=sets,
+        audit=audit,
+        training=finetune_report.Training(
+            histories={f"seed {one.seed}": one.history for one in result.runs},
+            trials=result.trials,
+            settings=to_table(result.recipe),
+            parameters=result.best.parameters,
+            trained=result.best.trained_parameters,
+        ),
+        provenance=provenance(model.model, arguments.model, strand_average=strands),
+    )
+    finetune_report.write_predictions(found, output)
+    table = finetune_report.write_metrics(found, output)
+    finetune_report.write_report(found, table, output)
+    primary = table["primary_metric"]
+    print(f"test {primary} (chance {table['chance'][primary]:.3f}):")
+    for one in judged:
+        value = one.first(sets.task)
+        print(
+            f"  {value.estimate:6.3f} [{value.low:.3f}, {value.high:.3f}]  {one.name}"
+        )
+    print(f"written: {output} ({finetune_report.REPORT_NAME}, model, predictions)")

@@ -1,0 +1,100 @@
+"""``crossdna predict``: a fine-tuned model's answer beside every row of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("input", help="CSV, TSV, Parquet, FASTA, or BED with --genome")
+    parser.add_argument(
+        "--model", required=True, help="directory that crossdna finetune made"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help=".tsv, .csv or .parquet"
+    )
+    parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for a BED file")
+    parser.add_argument("--sequence-column", metavar="NAME")
+    parser.add_argument(
+        "--batch-bases",
+        type=int,
+        default=1 << 15,
+        help="bases that the model reads at a time (%(default)s)",
+    )
+    parser.add_argument(
+        "--chunk-size",
+        type=int,
+        default=2048,
+        help="rows after which the work is saved (%(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predict in chunks; a killed run goes on where it was."""
+    import sys
+
+    import numpy as np
+
+    from crossdna.analysis import finetuned
+    from crossdna.analysis.chunks import ChunkStore, run_chunks, worker_devices
+    from crossdna.analysis.provenance import provenance
+    from crossdna.cli.progress import progress
+    from crossdna.data.genome import Genome
+    from crossdna.data.sequence_tables import digest, read_sequences
+    from crossdna.data.table_files import check_table_path, write_table
+
+    output = check_table_path(arguments.output)
+    devices = worker_devices(arguments.device, arguments.workers)
+    genome = Genome.open(arguments.genome) if arguments.genome else None
+    table = read_sequences(
+        arguments.input, sequence_column=arguments.sequence_column, genome=genome
+    )
+    model = finetuned.FinetunedModel.load(arguments.model, devices[0])
+    card = model.card
+    sample = finetuned.empty_scores(card)
+    finetuned.joined(
+        table.columns.head(0), finetuned.prediction_columns(card, sample), table.source
+    )
+    long = int((table.lengths > card.max_length).sum())
+    if long:
+        print(
+            f"note: {long} of {len(table)} sequences are longer than the "
+            f"{card.max_length} bases of training; they are read in windows of that "
+            "length, half a window apart, and what the windows say is averaged",
+            file=sys.stderr,
+        )
+    facts = provenance(
+        model.model, arguments.model, strand_average=card.strands == "both"
+    )
+    size = max(1, arguments.chunk_size)
+    store = ChunkStore(
+        output.with_name(f"{output.name}.work"),
+        {"model": facts.fingerprint, "input": digest(table), "chunk_size": size},
+    )
+    starts = range(0, len(table), size)
+    chunks = ((n, table.ids[s : s + size]) for n, s in enumerate(starts))
+    job = finetuned.PredictJob(arguments.model, arguments.batch_bases)
+    with progress("predicting", len(table), "sequences") as advance:
+        run_chunks(
+            job,
+            chunks,
+            store,
+            devices=devices,
+            done=lambda n: advance(min(size, len(table) - n * size)),
+        )
+    scores = finetuned.unpack_scores([store.load(n) for n in range(len(starts))])
+    columns = finetuned.prediction_columns(card, np.asarray(scores))
+    result = finetuned.joined(table.columns, columns, table.source)
+    write_table(result, output, metadata=facts._asdict())
+    store.remove()
+    print(f"written: {output}: {len(result)} rows")
+    return 0

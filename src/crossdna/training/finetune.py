@@ -1,0 +1,393 @@
+"""Fine-tuning on labelled sequences: choices on the development set, several seeds.
+
+Nothing here is given the test set.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from transformers import TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from crossdna.data import metrics
+from crossdna.data.task_card import TaskCard
+from crossdna.errors import CrossDNAError
+from crossdna.files import atomic_directory, atomic_open
+from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+from crossdna.training.checkpoints import complete_checkpoints
+from crossdna.training.finetune_data import TrainingRows, target_scale
+from crossdna.training.finetune_model import build_model, merged, restrict
+from crossdna.training.finetune_trainer import (
+    FinetuneTrainer,
+    StopEarly,
+    has_stopped,
+)
+from crossdna.training.progress import RichProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from crossdna.data.labelled import LabelledSet
+    from crossdna.data.task_card import Strands
+    from crossdna.training.finetune_recipe import FinetuneRecipe, Pooling
+
+RESULT_NAME: Final = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What is decided on the development set before the seeds are trained."""
+
+    pooling: Pooling
+    strands: Strands
+
+
+class RunResult(NamedTuple):
+    """One trained model.
+
+    Attributes
+    ----------
+    folder : Path
+        A checkpoint with its task card.
+    seed : int
+    score : float
+        The metric of the development set that decides; see `metrics.SELECTING`.
+    epochs, best_epoch : int
+        How long it was trained, and after which epoch the weights were kept.
+    history : list of dict
+        For each epoch, metrics of the development set, and the training loss.
+    parameters, trained_parameters : int
+    """
+
+    folder: Path
+    seed: int
+    score: float
+    epochs: int
+    best_epoch: int
+    history: list[dict[str, float]]
+    parameters: int
+    trained_parameters: int
+
+
+class FinetuneResult(NamedTuple):
+    """What fine-tuning came to.
+
+    Attributes
+    ----------
+    recipe : FinetuneRecipe
+        With everything decided that was open.
+    runs : list of RunResult
+        One per seed.
+    trials : list of dict
+        What was tried on the development set, with scores.
+    """
+
+    recipe: FinetuneRecipe
+    runs: list[RunResult]
+    trials: list[dict[str, Any]]
+
+    @property
+    def best(self) -> RunResult:
+        """The run with the best development score."""
+        return max(self.runs, key=lambda run: run.score)
+
+
+def finetune(
+    recipe: FinetuneRecipe, train: LabelledSet, valid: LabelledSet, folder: Path
+) -> FinetuneResult:
+    """Choose a head, search if wanted, and train one model per seed.
+
+    What is finished in `folder` already is not done again.
+
+    Parameters
+    ----------
+    folder
+        For trials, checkpoints and one directory ``seed-N`` per model.
+
+    Raises
+    ------
+    CrossDNAError
+        Sequences beyond ``max_length``, a model that cannot be loaded, a loss that is
+        no number.
+    """
+    check_lengths(recipe, train, valid)
+    trials: list[dict[str, Any]] = []
+    choice = _choose(recipe, train, valid, folder, trials)
+    recipe = replace(recipe, head=choice.pooling, strands=choice.strands)
+    if recipe.trials:
+        recipe = search(recipe, train, valid, folder, trials)
+    runs = [
+        run_once(
+            recipe, choice, train, valid, folder / f"seed-{seed}", seed, recipe.epochs
+        )
+        for seed in recipe.seeds
+    ]
+    return FinetuneResult(recipe, runs, trials)
+
+
+def check_lengths(recipe: FinetuneRecipe, *sets: LabelledSet) -> None:
+    """Refuse sequences that are longer than the recipe allows, naming the first."""
+    for data in sets:
+        for row, length in enumerate(data.table.lengths):
+            if length > recipe.max_length:
+                raise CrossDNAError(
+                    f"{data.table.places[row]}: {length} bases are more than "
+                    f"max_length {recipe.max_length}; raise --max-length, or cut the "
+                    "sequences around what matters"
+                )
+
+
+def candidates(
+    recipe: FinetuneRecipe, train: LabelledSet, valid: LabelledSet
+) -> list[Choice]:
+    """Heads to choose from: weights per position only where windows have one length.
+
+    A head that weighs positions reads the strand that it is given, since a window
+    anchored at a landmark has a direction; others may read both.
+    """
+    if train.task.kind == "per-base":
+        return [Choice(pooling="mean", strands=_resolve(recipe, "both"))]
+    lengths = {*train.table.lengths.tolist(), *valid.table.lengths.tolist()}
+    found = [
+        Choice(pooling="max_mean", strands=_resolve(recipe, "both")),
+        Choice(pooling="attention", strands=_resolve(recipe, "both")),
+    ]
+    if len(lengths) == 1:
+        found.append(Choice(pooling="position", strands=_resolve(recipe, "forward")))
+    if recipe.head == "auto":
+        return found
+    fitting: Strands = "forward" if recipe.head == "position" else "both"
+    return [Choice(pooling=recipe.head, strands=_resolve(recipe, fitting))]
+
+
+def _resolve(recipe: FinetuneRecipe, otherwise: Strands) -> Strands:
+    return otherwise if recipe.strands == "auto" else recipe.strands
+
+
+def _choose(
+    recipe: FinetuneRecipe,
+    train: LabelledSet,
+    valid: LabelledSet,
+    folder: Path,
+    trials: list[dict[str, Any]],
+) -> Choice:
+    options = candidates(recipe, train, valid)
+    if len(options) == 1:
+        return options[0]
+    scores = []
+    for option in options:
+        name = f"head-{option.pooling}-{option.strands}"
+        place = folder / "trials" / name
+        run = run_once(
+            recipe, option, train, valid, place, recipe.seeds[0], recipe.trial_epochs
+        )
+        scores.append(run.score)
+        trials.append({"trial": name, "score": run.score, "epochs": run.epochs})
+    return options[scores.index(max(scores))]
+
+
+def search(
+    recipe: FinetuneRecipe,
+    train: LabelledSet,
+    valid: LabelledSet,
+    folder: Path,
+    trials: list[dict[str, Any]],
+) -> FinetuneRecipe:
+    """Search learning rate, weight decay, dropout and batch size with optuna.
+
+    Each trial is a run of ``trial_epochs``; the development set judges.
+
+    Returns
+    -------
+    FinetuneRecipe
+        The given one with the best values.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise CrossDNAError(
+            "--trials needs optuna: pip install 'crossdna[finetune]'"
+        ) from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=recipe.seeds[0])
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    found: list[FinetuneRecipe] = []
+    (choice,) = candidates(recipe, train, valid)
+
+    def objective(trial: Any) -> float:
+        rate = recipe.learning_rate
+        values = {
+            "lr": trial.suggest_float("lr", rate / 10, rate * 10, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", 1e-4, 0.3, log=True),
+            "head_dropout": trial.suggest_float("head_dropout", 0.0, 0.5),
+            "batch_size": trial.suggest_categorical("batch_size", [16, 32, 64, 128]),
+        }
+        tried = replace(recipe, **values)
+        name = f"search-{trial.number}"
+        place = folder / "trials" / name
+        run = run_once(
+            tried, choice, train, valid, place, recipe.seeds[0], recipe.trial_epochs
+        )
+        found.append(tried)
+        trials.append(
+            {"trial": name, "score": run.score, "epochs": run.epochs} | values
+        )
+        return run.score
+
+    # Finished trials are read back, so a resumed search draws the same values again.
+    study.optimize(objective, n_trials=recipe.trials)
+    return found[study.best_trial.number]
+
+
+def run_once(
+    recipe: FinetuneRecipe,
+    choice: Choice,
+    train: LabelledSet,
+    valid: LabelledSet,
+    folder: Path,
+    seed: int,
+    epochs: int,
+) -> RunResult:
+    """Train one model, or read back what a finished run left in `folder`."""
+    if (folder / RESULT_NAME).is_file():
+        return read_result(folder)
+    set_seed(seed)
+    longest = int(max(train.table.lengths.max(), valid.table.lengths.max()))
+    model = restrict(
+        build_model(recipe, train.task, pooling=choice.pooling, length=longest), recipe
+    )
+    scale = target_scale(train)
+    card = TaskCard(
+        task=train.task,
+        strands=choice.strands,
+        max_length=longest,
+        means=tuple(scale.means.tolist()),
+        scales=tuple(scale.scales.tolist()),
+    )
+    both = choice.strands == "both"
+    rows = TrainingRows(train, scale, both_strands=both, seed=seed)
+    work = folder.with_name(f"{folder.name}.checkpoints")
+    trainer = FinetuneTrainer(
+        model,
+        _arguments(recipe, work, seed, epochs),
+        rows=rows,
+        valid=valid,
+        card=card,
+        weigh_classes=recipe.class_weights and train.task.kind != "regression",
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(StopEarly(recipe.patience))
+    mean_length = float(train.table.lengths.mean())
+    trainer.add_callback(RichProgress(round(recipe.batch_size * mean_length)))
+    _train(trainer, recipe.patience)
+    result = _finish(trainer, folder, seed)
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _train(trainer: FinetuneTrainer, patience: int) -> None:
+    """Train from the newest checkpoint, and put the best weights into the model."""
+    checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
+    if checkpoint is not None:
+        state = trainer.state.load_from_json(str(checkpoint / "trainer_state.json"))
+        if has_stopped(state.log_history, patience):
+            trainer.state = state
+            trainer.load_best()
+            return
+    torch.manual_seed(trainer.rows.seed)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.load_best()
+
+
+def _arguments(
+    recipe: FinetuneRecipe, work: Path, seed: int, epochs: int
+) -> TrainingArguments:
+    if recipe.device.startswith("cuda") and not torch.cuda.is_available():
+        raise CrossDNAError(f"device {recipe.device}: torch finds no CUDA device here")
+    return TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.clip,
+        bf16=recipe.precision == "bf16",
+        use_cpu=recipe.device == "cpu" or not torch.cuda.is_available(),
+        seed=seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        logging_nan_inf_filter=False,
+        metric_for_best_model="score",
+        greater_is_better=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+    )
+
+
+def _finish(trainer: FinetuneTrainer, folder: Path, seed: int) -> RunResult:
+    """Choose thresholds on the development set and write the checkpoint."""
+    network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    total = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    scores, _ = trainer.judge()
+    thresholds = metrics.choose_thresholds(
+        trainer.card.task, trainer.valid.labels, scores
+    )
+    history = _history(trainer.state.log_history)
+    best = max(range(len(history)), key=lambda row: history[row]["score"])
+    facts: dict[str, Any] = {
+        "seed": seed,
+        "score": history[best]["score"],
+        "epochs": len(history),
+        "best_epoch": best + 1,
+        "history": history,
+        "parameters": total,
+        "trained_parameters": trained,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_directory(folder) as staging:
+        save_model(merged(network), staging)
+        replace(trainer.card, thresholds=thresholds).write(staging)
+        with atomic_open(staging / RESULT_NAME) as handle:
+            json.dump(facts, handle, indent=1)
+    return RunResult(folder=folder, **facts)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write a checkpoint that transformers' Auto classes load."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+    CrossDNATokenizer().save_pretrained(folder)
+
+
+def _history(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """One row per epoch: what the development set said, and the training loss."""
+    rows, training = [], float("nan")
+    for entry in log:
+        if "loss" in entry:
+            training = entry["loss"]
+        if "eval_score" in entry:
+            row = {k.removeprefix("eval_"): v for k, v in entry.items() if "eval_" in k}
+            rows.append({**row, "epoch": entry["epoch"], "training_loss": training})
+    return rows
+
+
+def read_result(folder: Path) -> RunResult:
+    """Read back what a finished run wrote."""
+    return RunResult(folder=folder, **json.loads((folder / RESULT_NAME).read_text()))

@@ -1,0 +1,105 @@
+"""What a fine-tuning run does: every choice, kept beside the model it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from crossdna.errors import CrossDNAError
+
+NEW: Final = "new:"
+RANDOM: Final = "random:"
+
+Method = Literal["full", "head", "lora"]
+Pooling = Literal["mean", "max_mean", "attention", "position"]
+Head = Literal["auto"] | Pooling
+StrandPolicy = Literal["auto", "both", "forward"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneRecipe:
+    """Settings of a fine-tuning run.
+
+    Raises
+    ------
+    CrossDNAError
+        A value that makes no sense.
+    """
+
+    model: str
+    """Directory or name of a checkpoint; ``new:SIZE`` or ``random:CHECKPOINT`` for
+    random weights, of a size of ours or of a checkpoint's configuration."""
+    method: Method = "full"
+    """full: all weights; head: the head only, the network frozen; lora: low-rank
+    updates of all linear layers, and the head."""
+    head: Head = "auto"
+    """How bases are summed up; auto: what is best on the development set in a short
+    trial."""
+    strands: StrandPolicy = "auto"
+    """both: random strand in training, average of both in prediction; forward: neither;
+    auto: chosen together with the head."""
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float | None = None
+    """Peak learning rate; None: 1e-3 for new models and heads, 5e-4 for lora, 1e-4 for
+    pretrained weights."""
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    """Share of the steps with a rising learning rate."""
+    clip: float = 1.0
+    patience: int = 5
+    """Stop after so many epochs without improvement on the development set."""
+    class_weights: bool = False
+    """Weigh classes in the loss by the inverse of how often they occur."""
+    dropout: float | None = None
+    """Of the network; None: as in the checkpoint."""
+    head_dropout: float = 0.1
+    lora_rank: int = 8
+    precision: Literal["float32", "bf16"] = "float32"
+    max_length: int = 65536
+    """A longer training sequence is an error."""
+    seeds: tuple[int, ...] = (0,)
+    trials: int = 0
+    """Rounds of a search for learning rate, weight decay, dropout and batch size."""
+    trial_share: float = 0.25
+    """Share of the epochs that trials of heads and of the search get."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "lora_rank", "max_length"):
+            if getattr(self, name) < 1:
+                raise CrossDNAError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        for name in ("warmup", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise CrossDNAError(f"{name} must lie in [0, 1)")
+        if not 0 < self.trial_share <= 1:
+            raise CrossDNAError("trial_share must lie in (0, 1]")
+        if self.lr is not None and not self.lr > 0:
+            raise CrossDNAError(f"lr must be positive, got {self.lr}")
+        if self.trials < 0:
+            raise CrossDNAError(f"trials must not be negative, got {self.trials}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise CrossDNAError(
+                f"seeds {self.seeds} must be distinct, and at least one"
+            )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the network starts from random weights."""
+        return self.model.startswith((NEW, RANDOM))
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that was given, or the default of the method."""
+        if self.lr is not None:
+            return self.lr
+        if self.is_new or self.method == "head":
+            return 1e-3
+        return 5e-4 if self.method == "lora" else 1e-4
+
+    @property
+    def trial_epochs(self) -> int:
+        """Epochs of a short trial."""
+        return max(1, round(self.epochs * self.trial_share))

@@ -1,0 +1,310 @@
+"""finetune and predict end to end through the command line, outputs read back."""
+
+import json
+import tomllib
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn import metrics as sk
+from tests.labelled_sets import rows_with_motif, write_csv
+from transformers import AutoModelForSequenceClassification
+
+from crossdna import alphabet
+from crossdna.analysis.finetuned import FinetunedModel
+from crossdna.cli import main
+
+QUICK = [
+    "--model",
+    "new:tiny",
+    "--head",
+    "max_mean",
+    "--epochs",
+    "1",
+    "--device",
+    "cpu",
+]
+
+
+def finetune(*arguments):
+    return main(["finetune", *QUICK, *map(str, arguments)])
+
+
+def binary_files(folder, rng, flip_test=False):
+    files = []
+    for name, count in (("train", 60), ("valid", 30), ("test", 40)):
+        rows = [
+            (f"{name}{number}", letters, label)
+            for number, (letters, label) in enumerate(rows_with_motif(rng, count))
+        ]
+        if name == "test" and flip_test:
+            rows = [(key, letters, 1 - label) for key, letters, label in rows]
+        path = folder / f"{name}.csv"
+        files += [f"--{name}", write_csv(path, ["key", "sequence", "label"], rows)]
+    return files
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with two seeds and classical baselines: its folder of inputs and output."""
+    folder = tmp_path_factory.mktemp("run")
+    files = binary_files(folder, np.random.default_rng(0))
+    status = finetune(
+        *files, "--output", folder / "out", "--seeds", 2, "--epochs", 2,
+        "--baselines", "classical", "--label-column", "label",
+    )  # fmt: skip
+    assert status == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def metrics(run):
+    return json.loads((run / "out/metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def predictions(run):
+    return pl.read_parquet(run / "out/predictions.parquet")
+
+
+def test_metrics_can_be_recomputed_from_the_predictions(metrics, predictions):
+    test = predictions.filter(pl.col("evaluated_as") == "test")
+    truth = test["label"].cast(int).to_numpy()
+    decided = test["prediction"].cast(int).to_numpy()
+    probability = test["probability"].to_numpy()
+    found = metrics["model"]["metrics"]
+    expected = {
+        "mcc": sk.matthews_corrcoef(truth, decided),
+        "accuracy": sk.accuracy_score(truth, decided),
+        "auroc": sk.roc_auc_score(truth, probability),
+        "auprc": sk.average_precision_score(truth, probability),
+        "brier": sk.brier_score_loss(truth, probability),
+    }
+    for name, value in expected.items():
+        assert found[name]["estimate"] == pytest.approx(value), name
+        assert found[name]["low"] <= found[name]["estimate"] <= found[name]["high"]
+    (threshold,) = metrics["model"]["thresholds"]
+    assert np.array_equal(decided, (probability >= threshold).astype(int))
+
+
+def test_threshold_is_that_of_the_development_set(metrics, predictions):
+    valid = predictions.filter(pl.col("evaluated_as") == "valid")
+    truth = valid["label"].cast(int).to_numpy()
+    probability = valid["probability"].to_numpy()
+    best = max(sk.matthews_corrcoef(truth, probability >= t) for t in probability)
+    (threshold,) = metrics["model"]["thresholds"]
+    assert sk.matthews_corrcoef(truth, probability >= threshold) == pytest.approx(best)
+
+
+def test_predictions_keep_rows_and_columns(run, predictions):
+    for name in ("valid", "test"):
+        rows = pl.read_csv(run / f"{name}.csv", infer_schema=False)
+        part = predictions.filter(pl.col("evaluated_as") == name)
+        assert part.select(rows.columns).equals(rows)
+
+
+def test_metrics_tell_chance_seeds_and_baselines(metrics):
+    assert metrics["primary_metric"] == "mcc"
+    assert metrics["chance"]["mcc"] == 0
+    assert list(metrics["seeds"]) == ["seed 0", "seed 1"]
+    values = [one["metrics"]["mcc"]["estimate"] for one in metrics["seeds"].values()]
+    assert metrics["mean_over_seeds"]["mcc"] == pytest.approx(np.mean(values))
+    assert metrics["sd_over_seeds"]["mcc"] == pytest.approx(np.std(values, ddof=1))
+    assert {"majority", "k-mer", "markov", "position weights"} <= set(metrics["others"])
+    assert metrics["rows"] == {"train": 60, "valid": 30, "test": 40}
+    assert metrics["provenance"]["strand_policy"] == "average"
+
+
+def test_output_is_a_checkpoint_of_the_best_seed(run, metrics):
+    model = AutoModelForSequenceClassification.from_pretrained(run / "out")
+    assert model.config.id2label == {0: "0", 1: "1"}
+    results = [
+        json.loads((run / f"out/runs/seed-{seed}/result.json").read_text())
+        for seed in (0, 1)
+    ]
+    best = max(results, key=lambda result: result["score"])
+    kept = json.loads((run / "out/result.json").read_text())
+    assert kept["seed"] == best["seed"]
+    recipe = tomllib.loads((run / "out/recipe.toml").read_text())
+    assert recipe["finetune"]["epochs"] == 2
+
+
+def test_report_needs_nothing_else(run):
+    page = (run / "out/report.html").read_text()
+    for part in ("Worst errors", "The other strand", "by chance", "Shared sequences",
+                 "data:image/png;base64,", "k-mer", "ROC"):  # fmt: skip
+        assert part in page
+    for foreign in ('src="http', "<script", "<link"):
+        assert foreign not in page
+
+
+def test_averaged_predictions_agree_on_both_strands(run):
+    model = FinetunedModel.load(run / "out", "cpu")
+    table = pl.read_csv(run / "test.csv", infer_schema=False)
+    ids = [alphabet.encode(letters) for letters in table["sequence"]]
+    turned = [alphabet.reverse_complement(row) for row in ids]
+    np.testing.assert_allclose(model.scores(ids), model.scores(turned), atol=1e-5)
+
+
+def test_resume_trains_nothing_again(run, monkeypatch):
+    arguments = [
+        *(f"--{name}={run}/{name}.csv" for name in ("train", "valid", "test")),
+        "--output", run / "out", "--seeds", 2, "--epochs", 2,
+        "--baselines", "none", "--label-column", "label",
+    ]  # fmt: skip
+    before = (run / "out/model.safetensors").read_bytes()
+    assert finetune(*arguments) == 2
+    from crossdna.training import finetune as verb
+
+    monkeypatch.setattr(verb, "build_model", None)
+    assert finetune(*arguments, "--resume") == 0
+    assert (run / "out/model.safetensors").read_bytes() == before
+    assert finetune(*arguments, "--resume", "--lr", "0.1") == 2
+
+
+def test_the_test_set_touches_nothing_but_its_own_score(tmp_path):
+    """Two runs that differ in the labels of the test set give the same model."""
+    for name, flip in (("a", False), ("b", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        files = binary_files(folder, np.random.default_rng(0), flip_test=flip)
+        assert finetune(*files, "--output", folder / "out", "--baselines", "none",
+                        "--label-column", "label") == 0  # fmt: skip
+    for file in ("model.safetensors", "task.json"):
+        first, second = (tmp_path / n / "out" / file for n in ("a", "b"))
+        assert first.read_bytes() == second.read_bytes()
+    found = [json.loads((tmp_path / n / "out/metrics.json").read_text()) for n in "ab"]
+    areas = [one["model"]["metrics"]["auroc"]["estimate"] for one in found]
+    assert areas[0] == pytest.approx(1 - areas[1])
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "csv", "parquet"])
+def test_predict_gives_every_row_back_in_order(run, tmp_path, suffix):
+    output = tmp_path / f"p.{suffix}"
+    arguments = ["predict", str(run / "test.csv"), "--model", str(run / "out")]
+    arguments += ["--output", str(output), "--chunk-size", "7", "--device", "cpu"]
+    assert main(arguments) == 0
+    if suffix == "parquet":
+        table = pl.read_parquet(output)
+    else:
+        table = pl.read_csv(output, separator="\t" if suffix == "tsv" else ",")
+    assert table["key"].to_list() == [f"test{number}" for number in range(40)]
+    assert table.columns == ["key", "sequence", "label", "probability", "prediction"]
+    kept = pl.read_parquet(run / "out/predictions.parquet")
+    kept = kept.filter(pl.col("evaluated_as") == "test")
+    np.testing.assert_allclose(table["probability"], kept["probability"], atol=1e-5)
+    assert not (tmp_path / f"p.{suffix}.work").exists()
+
+
+def test_predict_reads_fasta_and_long_sequences(run, tmp_path, rng, capsys):
+    letters = "".join(rng.choice(list("ACGT"), 100))
+    fasta = tmp_path / "x.fa"
+    fasta.write_text(f">long one\n{letters}\n>short\n{letters[:40]}\n")
+    output = tmp_path / "p.parquet"
+    assert main(["predict", str(fasta), "--model", str(run / "out"), "--output",
+                 str(output), "--device", "cpu"]) == 0  # fmt: skip
+    assert "1 of 2 sequences are longer than the 40 bases" in capsys.readouterr().err
+    table = pl.read_parquet(output)
+    assert table["id"].to_list() == ["long", "short"]
+    model = FinetunedModel.load(run / "out", "cpu")
+    starts = (0, 20, 40, 60)
+    parts = [alphabet.encode(letters[start : start + 40]) for start in starts]
+    expected = model.scores(parts)[:, 1].mean()
+    assert table["probability"][0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_predict_refuses_what_it_cannot_do(run, tmp_path, capsys):
+    model, output = str(run / "out"), str(tmp_path / "p.tsv")
+    clash = write_csv(tmp_path / "c.csv", ["sequence", "prediction"], [("ACGT", 1)])
+    assert main(["predict", str(clash), "--model", model, "--output", output]) == 2
+    assert "already has a column 'prediction'" in capsys.readouterr().err
+    plain = str(run / "test.csv")
+    assert main(["predict", plain, "--model", str(tmp_path), "--output", output]) == 2
+    assert "no task.json" in capsys.readouterr().err
+    assert main(["predict", plain, "--model", model, "--output", "p.doc"]) == 2
+    assert not (tmp_path / "p.tsv").exists()
+
+
+KINDS = {
+    "multiclass": (["sequence", "class"], lambda i, y: (("a", "b", "c")[i % 3],)),
+    "multilabel": (["sequence", "x", "y"], lambda i, y: (y, i // 2 % 2)),
+    "regression": (["sequence", "strength"], lambda i, y: (y + i / 100,)),
+    "per-base": (
+        ["sequence", "label"],
+        lambda i, y: ("EI"[y] * 20 + "EI"[i % 2] * 20,),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_task(tmp_path, rng, kind):
+    header, labels = KINDS[kind]
+    rows = [
+        (letters, *labels(number, label))
+        for number, (letters, label) in enumerate(rows_with_motif(rng, 90))
+    ]
+    path = write_csv(tmp_path / "x.csv", header, rows)
+    output = tmp_path / "out"
+    status = finetune("--train", path, "--output", output, "--baselines", "classical",
+                      "--label-column", *header[1:])  # fmt: skip
+    assert status == 0
+    found = json.loads((output / "metrics.json").read_text())
+    assert found["task"] == kind
+    assert found["split_by"] == "similarity"
+    table = pl.read_parquet(output / "predictions.parquet")
+    test = table.filter(pl.col("evaluated_as") == "test")
+    assert 7 <= len(test) == found["rows"]["test"] <= 11
+    value = found["model"]["metrics"]
+    if kind == "multiclass":
+        right = (test["prediction"] == test["class"]).mean()
+        assert value["accuracy"]["estimate"] == pytest.approx(right)
+    elif kind == "multilabel":
+        areas = [
+            sk.roc_auc_score(test[n].cast(int), test[f"probability_{n}"]) for n in "xy"
+        ]
+        assert value["macro_auroc"]["estimate"] == pytest.approx(np.mean(areas))
+    elif kind == "regression":
+        pair = test["strength"].cast(float), test["prediction"]
+        expected = np.corrcoef(*pair)[0, 1]
+        assert value["pearson"]["estimate"] == pytest.approx(expected)
+    else:
+        truth = [list(labels) for labels in test["label"]]
+        right = np.mean(np.array(truth) == np.array(test["prediction"].to_list()))
+        assert value["accuracy"]["estimate"] == pytest.approx(right)
+    predicted = tmp_path / "p.parquet"
+    assert main(["predict", str(path), "--model", str(output), "--output",
+                 str(predicted), "--device", "cpu"]) == 0  # fmt: skip
+    assert len(pl.read_parquet(predicted)) == 90
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "message"),
+    [
+        ([("ACGT", 1), ("ACGA", 1)], [], "one class only"),
+        ([("ACGT", 1), ("ACGA", "x")], ["--task", "regression"], "t.csv:3: label 'x'"),
+        ([("ACGT", 1), ("ACG!", 0)], [], "t.csv:3: character '!' at position 4"),
+        ([("ACGT", 1), ("", 0)], [], "t.csv:3: empty sequence"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--label-column", "z"], "no column 'z'"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--max-length", "3"], "4 bases are more than"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--set", "epoch=3"], "did you mean 'epochs'"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--model", "new:xl"], "no size 'xl'"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--seeds", "0"], "at least one"),
+    ],
+)
+def test_bad_input_exits_with_2(tmp_path, capsys, rows, more, message):
+    path = write_csv(tmp_path / "t.csv", ["sequence", "label"], rows)
+    files = ["--train", path, "--valid", path, "--test", path]
+    output = tmp_path / "out"
+    assert finetune(*files, "--output", output, *more) == 2
+    assert message in capsys.readouterr().err
+    assert not (output / "model.safetensors").exists()
+
+
+def test_overlap_of_train_and_test_is_said(tmp_path, rng, capsys):
+    rows = rows_with_motif(rng, 20)
+    train = write_csv(tmp_path / "a.csv", ["sequence", "label"], rows)
+    test = write_csv(tmp_path / "b.csv", ["sequence", "label"], rows[:6])
+    status = finetune("--train", train, "--valid", test, "--test", test, "--output",
+                      tmp_path / "out", "--baselines", "none")  # fmt: skip
+    assert status == 0
+    assert "6 of 6 test sequences are also in train" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""Heads: padding changes nothing, positions count where they should, errors."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from crossdna.errors import CrossDNAError
+from crossdna.models.heads import POOLINGS, SequenceHead
+
+
+def config_of(pooling, length=20):
+    return SimpleNamespace(
+        hidden_size=16,
+        num_labels=3,
+        head_pooling=pooling,
+        head_length=length if pooling == "position" else None,
+        head_dropout=0.0,
+    )
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_sequence_gets_what_it_gets_alone(pooling, side):
+    torch.manual_seed(0)
+    head = SequenceHead(config_of(pooling)).eval()
+    lengths = [20, 13, 1]
+    hidden = torch.randn(3, 20, 16)
+    mask = torch.zeros(3, 20, dtype=torch.bool)
+    padded = torch.randn(3, 20, 16) * 100
+    for row, length in enumerate(lengths):
+        place = slice(0, length) if side == "right" else slice(20 - length, 20)
+        mask[row, place] = True
+        padded[row, place] = hidden[row, :length]
+    together = head(padded, mask)
+    for row, length in enumerate(lengths):
+        alone = head(hidden[row : row + 1, :length], None)
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_gradients_reach_every_parameter(pooling):
+    head = SequenceHead(config_of(pooling))
+    head(torch.randn(4, 20, 16), None).square().sum().backward()
+    for name, parameter in head.named_parameters():
+        if name == "pooling.score.bias":
+            continue  # A constant added to all scores changes no softmax.
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_only_the_position_head_sees_the_order():
+    hidden = torch.randn(2, 20, 16)
+    turned = hidden.flip(1)
+    for pooling in POOLINGS:
+        head = SequenceHead(config_of(pooling)).eval()
+        same = torch.allclose(head(hidden, None), head(turned, None), atol=1e-5)
+        assert same == (pooling != "position")
+
+
+def test_errors():
+    with pytest.raises(CrossDNAError, match=r"'median' is not one of mean, max_mean"):
+        SequenceHead(config_of("median"))
+    with pytest.raises(CrossDNAError, match="needs head_length"):
+        SequenceHead(config_of("position", length=None))
+    head = SequenceHead(config_of("position", length=8))
+    with pytest.raises(CrossDNAError, match=r"a sequence of 9 bases, but .* for 8"):
+        head(torch.randn(1, 9, 16), None)
+    mask = torch.ones(1, 9)
+    mask[0, 8] = 0
+    assert head(torch.randn(1, 9, 16), mask).shape == (1, 3)

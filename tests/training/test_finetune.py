@@ -1,0 +1,245 @@
+"""Fine-tuning: methods, choices, resumption, determinism; no test set in sight."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+from tests.labelled_sets import rows_with_motif, write_csv
+from transformers import AutoModelForSequenceClassification
+
+from crossdna import alphabet
+from crossdna.data import labelled, metrics
+from crossdna.data.sequence_tables import read_sequences
+from crossdna.data.task_card import TaskCard
+from crossdna.errors import CrossDNAError
+from crossdna.models.batched import predict_logits
+from crossdna.training import finetune as verb
+from crossdna.training.finetune_data import (
+    BucketSampler,
+    EpochLoader,
+    TargetScale,
+    TrainingRows,
+    class_weights,
+)
+from crossdna.training.finetune_model import build_model, restrict
+from crossdna.training.finetune_recipe import FinetuneRecipe
+from crossdna.training.finetune_trainer import has_stopped
+
+RECIPE = FinetuneRecipe(
+    model="new:tiny", head="max_mean", epochs=2, batch_size=16, device="cpu"
+)
+
+
+@pytest.fixture
+def sets(tmp_path, rng):
+    """A training and a development set of a binary task."""
+    parts = []
+    for name, count in (("train", 48), ("valid", 24)):
+        rows = rows_with_motif(rng, count)
+        path = write_csv(tmp_path / f"{name}.csv", ["sequence", "label"], rows)
+        table = read_sequences(path)
+        task = labelled.Task(kind="binary", columns=("label",), classes=("0", "1"))
+        parts.append(labelled.label(table, task))
+    return parts
+
+
+def changed(recipe, **values):
+    return FinetuneRecipe(
+        **{name: getattr(recipe, name) for name in recipe.__dataclass_fields__} | values
+    )
+
+
+def weights_of(folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_no_function_here_takes_a_test_set():
+    for name in ("finetune", "search", "run_once", "candidates"):
+        assert "test" not in inspect.signature(getattr(verb, name)).parameters
+
+
+@pytest.mark.parametrize("method", ["full", "head", "lora"])
+def test_methods_change_what_they_should(tmp_path, sets, method):
+    recipe = changed(RECIPE, method=method)
+    torch.manual_seed(0)
+    before = build_model(recipe, sets[0].task, pooling="max_mean", length=40)
+    start = {name: p.detach().clone() for name, p in before.named_parameters()}
+    result = verb.finetune(recipe, *sets, tmp_path / "out")
+    after = weights_of(result.best.folder)
+    assert after.keys() == start.keys()
+    moved = {name for name in start if not torch.equal(start[name], after[name])}
+    body = {name for name in start if not name.startswith("head.")}
+    assert moved >= {name for name in start if name.startswith("head.linear")}
+    if method == "head":
+        assert not moved & body
+    else:
+        assert len(moved & body) > len(body) / 3
+    assert result.best.parameters >= sum(p.numel() for p in start.values())
+    assert (result.best.trained_parameters == result.best.parameters) == (
+        method == "full"
+    )
+
+
+def test_every_low_rank_update_learns(sets):
+    """A fused product that reads weights directly would bypass the updates."""
+    recipe = changed(RECIPE, method="lora")
+    model = restrict(
+        build_model(recipe, sets[0].task, pooling="mean", length=40), recipe
+    )
+    # B starts at zero, so the gradient of A is zero at first: B is what to look at.
+    ids = torch.from_numpy(np.stack(sets[0].table.ids[:8]).astype(np.int64))
+    model(input_ids=ids).logits.square().sum().backward()
+    updates = {n: p for n, p in model.named_parameters() if "lora_B" in n}
+    assert len(updates) > 10
+    for name, parameter in updates.items():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_merged_low_rank_model_predicts_as_it_was_judged(tmp_path, sets):
+    result = verb.finetune(changed(RECIPE, method="lora"), *sets, tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(result.best.folder)
+    card = TaskCard.read(result.best.folder)
+    logits = predict_logits(model, sets[1].table.ids, strand_average=True)
+    scores = card.scores(logits)
+    assert metrics.auroc(sets[1].labels, scores[:, 1]) == pytest.approx(
+        result.best.score, abs=0.01
+    )
+
+
+def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
+    tmp_path, sets, monkeypatch
+):
+    recipe = changed(RECIPE, epochs=3)
+    whole = verb.finetune(recipe, *sets, tmp_path / "whole")
+    evaluate = verb.FinetuneTrainer.evaluate
+    calls = []
+
+    def killed_in_second_epoch(self, *args, **more):
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(self, *args, **more)
+
+    monkeypatch.setattr(verb.FinetuneTrainer, "evaluate", killed_in_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        verb.finetune(recipe, *sets, tmp_path / "cut")
+    monkeypatch.undo()
+    assert not (tmp_path / "cut/seed-0").exists()
+    resumed = verb.finetune(recipe, *sets, tmp_path / "cut")
+    assert len(calls) == 2
+    first, second = weights_of(whole.best.folder), weights_of(resumed.best.folder)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+    scores = [[row["score"] for row in r.best.history] for r in (whole, resumed)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    assert not list((tmp_path / "cut").glob("*.checkpoints"))
+
+
+def test_finished_runs_are_not_trained_again(tmp_path, sets, monkeypatch):
+    first = verb.finetune(RECIPE, *sets, tmp_path / "out")
+    monkeypatch.setattr(verb, "build_model", None)
+    again = verb.finetune(RECIPE, *sets, tmp_path / "out")
+    assert again == first
+
+
+def test_head_is_chosen_on_the_development_set(tmp_path, sets):
+    recipe = changed(RECIPE, head="auto", trial_share=0.5)
+    result = verb.finetune(recipe, *sets, tmp_path / "out")
+    tried = {trial["trial"]: trial["score"] for trial in result.trials}
+    assert set(tried) == {
+        "head-max_mean-both", "head-attention-both", "head-position-forward"
+    }  # fmt: skip
+    best = max(tried, key=tried.get)
+    assert best == f"head-{result.recipe.head}-{result.recipe.strands}"
+    assert TaskCard.read(result.best.folder).strands == result.recipe.strands
+
+
+def test_search_draws_and_keeps_the_best(tmp_path, sets):
+    recipe = changed(RECIPE, trials=2, epochs=1)
+    result = verb.finetune(recipe, *sets, tmp_path / "out")
+    assert [trial["trial"] for trial in result.trials] == ["search-0", "search-1"]
+    best = max(result.trials, key=lambda trial: trial["score"])
+    assert result.recipe.lr == best["lr"]
+    assert result.recipe.batch_size == best["batch_size"]
+
+
+def test_strands_and_order_depend_on_seed_and_epoch_only(sets):
+    rows = TrainingRows(
+        sets[0], TargetScale(np.zeros(0), np.ones(0)), both_strands=True, seed=3
+    )
+    loader = EpochLoader(rows, 16, 3)
+
+    def epoch(number):
+        loader.set_epoch(number)
+        return torch.cat([batch["input_ids"] for batch in loader])
+
+    first, second = epoch(0), epoch(1)
+    assert torch.equal(epoch(0), first)
+    assert not torch.equal(first, second)
+    known = {alphabet.decode(ids): True for ids in sets[0].table.ids}
+    turned = [alphabet.decode(ids) not in known for ids in first.numpy()]
+    assert 0.2 < np.mean(turned) < 0.8
+
+
+def test_buckets_hold_similar_lengths(rng):
+    lengths = rng.integers(10, 500, 1000)
+    batches = list(BucketSampler(lengths, 20, seed=0))
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    spread = np.mean([np.ptp(lengths[batch]) for batch in batches])
+    assert spread < 0.1 * np.ptp(lengths)
+
+
+def test_early_stopping_reads_the_log():
+    def log(*scores):
+        return [{"eval_score": score} for score in scores]
+
+    assert not has_stopped(log(0.5, 0.6, 0.6), 2)
+    assert has_stopped(log(0.5, 0.6, 0.6, 0.5), 2)
+    assert not has_stopped(log(0.5, 0.6, 0.5, 0.7), 2)
+
+
+def test_class_weights_even_out(tmp_path, rng):
+    rows = [
+        (letters, int(i < 6)) for i, (letters, _) in enumerate(rows_with_motif(rng, 24))
+    ]
+    table = read_sequences(write_csv(tmp_path / "x.csv", ["sequence", "label"], rows))
+    data = labelled.label(table, labelled.detect_task(table, ("label",)))
+    assert class_weights(data).tolist() == pytest.approx([24 / 36, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_length": 39}, r"train\.csv:2: 40 bases are more than max_length 39"),
+        ({"model": "new:huge"}, "no size 'huge'.*tiny, small"),
+        ({"model": "/no/such/model"}, "no such directory"),
+    ],
+)
+def test_errors(tmp_path, sets, values, message):
+    with pytest.raises(CrossDNAError, match=message):
+        verb.finetune(changed(RECIPE, **values), *sets, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "values", [{"epochs": 0}, {"lr": -1.0}, {"seeds": (1, 1)}, {"trial_share": 0.0}]
+)
+def test_recipe_refuses_nonsense(values):
+    with pytest.raises(CrossDNAError):
+        changed(RECIPE, **values)
+
+
+def test_loss_that_is_no_number_stops(tmp_path, sets):
+    recipe = changed(RECIPE, lr=1e30)
+    with pytest.raises(CrossDNAError, match="the loss is nan; a lower --lr"):
+        verb.finetune(recipe, *sets, tmp_path / "out")
+
+
+def test_result_file_says_how_it_went(tmp_path, sets):
+    result = verb.finetune(RECIPE, *sets, tmp_path / "out")
+    facts = json.loads((result.best.folder / "result.json").read_text())
+    assert facts["epochs"] == len(facts["history"]) == 2
+    assert facts["score"] == max(row["auroc"] for row in facts["history"])
