@@ -211,6 +211,7 @@ class PretrainingTrainer(Trainer):
             "parts": {name: part.item() for name, part in self._parts.items()},
         }
         place = self.folder / f"non-finite-{step}-process-{self.args.process_index}"
+        shutil.rmtree(place, ignore_errors=True)
         with atomic_directory(place) as partial:
             network = self.accelerator.unwrap_model(self.model)
             network.save_pretrained(partial)
