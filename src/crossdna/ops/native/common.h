@@ -121,7 +121,13 @@ static inline Vec load_wide(const bfloat16* p) {
 }
 static inline void store_narrow(Vec x, float* p) { store(p, x); }
 static inline void store_narrow(Vec x, bfloat16* p) {
-  for (int i = 0; i < WIDTH; ++i) narrow(x[i], p + i);
+  typedef uint32_t Bits __attribute__((vector_size(WIDTH * 4)));
+  typedef uint16_t Half __attribute__((vector_size(WIDTH * 2)));
+  typedef uint16_t LooseHalf __attribute__((vector_size(WIDTH * 2), aligned(2)));
+  const Bits bits = (Bits)x, odd = (bits >> 16) & 1;
+  const IntVec rounded = (IntVec)((bits + 0x7fff + odd) >> 16);
+  const IntVec chosen = x == x ? rounded : IntVec{} + 0x7fc0;
+  *reinterpret_cast<LooseHalf*>(p) = __builtin_convertvector(chosen, Half);
 }
 
 // Memory of one thread: aligned, released with the object.
