@@ -309,7 +309,7 @@ class CaduceusPreTrainedModel(OfficialLayoutMixin, PreTrainedModel):  # type: ig
         assert config.initializer_cfg is not None
         assert config.ssm_cfg is not None
         std = config.initializer_cfg["initializer_range"]
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, nn.Embedding) or module is getattr(self, "score", None):
             init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Linear | nn.Conv1d):
             module.reset_parameters()
@@ -321,8 +321,6 @@ class CaduceusPreTrainedModel(OfficialLayoutMixin, PreTrainedModel):  # type: ig
             module.reset_scan_parameters(config.ssm_cfg)
             if hasattr(module, "out_proj"):
                 self._init_out_proj(module.out_proj.weight)
-        elif isinstance(module, CaduceusForSequenceClassification):
-            init.normal_(module.score.weight, std=std)
 
     def _init_out_proj(self, weight: Tensor) -> None:
         cfg = self.config.initializer_cfg

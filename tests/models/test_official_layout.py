@@ -1,0 +1,100 @@
+"""Families that load as published: from a hub's cache, and in transformers' Trainer."""
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+)
+
+from crossdna.errors import CrossDNAError
+from crossdna.models.caduceus import CaduceusConfig, CaduceusForSequenceClassification
+from crossdna.models.hyenadna import HyenaDNAForCausalLM
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def hub_cache(folder, name, fixture):
+    """Lay a fixture out as a hub's download would."""
+    commit = "0" * 40
+    repository = folder / f"models--{name.replace('/', '--')}"
+    shutil.copytree(GOLDEN / fixture, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    return {"cache_dir": str(folder), "local_files_only": True}
+
+
+@pytest.mark.parametrize(
+    ("fixture", "auto"),
+    [("hyenadna", AutoModelForCausalLM), ("caduceus_ps", AutoModelForMaskedLM)],
+)
+def test_hub_ids_load_from_the_cache(fixture, auto, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub = hub_cache(tmp_path, "someone/model", fixture)
+    model = auto.from_pretrained("someone/model", **hub)
+    local = auto.from_pretrained(GOLDEN / fixture)
+    ids = torch.randint(7, 12, (1, 20))
+    assert torch.equal(model(ids).logits, local(ids).logits)
+    assert model.config.name_or_path == "someone/model"
+    tokenizer = AutoTokenizer.from_pretrained("someone/model", **hub)
+    assert tokenizer("AC")["input_ids"] == [7, 8, 1]
+
+
+def test_another_family_is_refused():
+    with pytest.raises(CrossDNAError, match="model_type 'caduceus', not of 'hyenadna'"):
+        HyenaDNAForCausalLM.from_pretrained(GOLDEN / "caduceus_ph")
+
+
+def test_loading_info_is_given_when_asked():
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        GOLDEN / "caduceus_ph", num_labels=2, output_loading_info=True
+    )
+    assert set(info["missing_keys"]) == {"score.weight"}
+    assert model.score.weight.shape == (2, 40)
+    assert model.score.weight.std() < 0.05
+
+
+class Homopolymers(Dataset):
+    """Rows of one base, labelled by it."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        base = index % 2
+        return {"input_ids": torch.full((12,), 7 + base), "labels": base}
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+def test_trainer_learns_saves_and_loads(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "n_layer": 1, "ssm_cfg": {"d_state": 4}}
+    model = CaduceusForSequenceClassification(CaduceusConfig(rcps=True, **sizes))
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=30,
+        learning_rate=2e-2,
+        per_device_train_batch_size=16,
+        save_steps=30,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=0,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=Homopolymers())
+    trainer.train()
+    again = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "checkpoint-30"
+    )
+    ids = torch.tensor([[7] * 12, [8] * 12])
+    with torch.inference_mode():
+        assert again(ids).logits.argmax(-1).tolist() == [0, 1]
