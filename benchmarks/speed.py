@@ -133,9 +133,10 @@ def straightforward():
         yield
 
 
-def seconds(call, device, repeats):
-    """Median of timed calls after one that is not counted."""
-    call()
+def seconds(call, device, repeats, *, warm=True):
+    """Median of timed calls, after one that is not counted."""
+    if warm:
+        call()
     times = []
     for _ in range(repeats):
         if device.type == "cuda":
