@@ -23,10 +23,12 @@ VERBS: dict[str, str] = {
     "demo": "pretrain from a recipe, measure, and write a report with pictures",
     "split": "split labelled sequences so that relatives stay on one side",
     "finetune": "train a model on labelled sequences, with baselines and a report",
+    "embed": "turn sequences into vectors, with a picture if wanted",
     "predict": "ask a fine-tuned model about every row of a table",
     "audit": "find duplicates and relatives between training and test sequences",
     "ism": "change every base of a locus and see what it does",
     "score": "score variants: VCF in, the same VCF with scores out",
+    "models": "list the models this package knows, with a card each",
     "tokenizer": "train or create a tokenizer, or see its tokens on a sequence",
     "convert": "rewrite a published checkpoint in this package's layout",
 }

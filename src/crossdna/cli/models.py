@@ -1,0 +1,60 @@
+"""``crossdna models``: the cards of known checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which card, and how to print."""
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a known checkpoint, or a directory: what can run it (default: list all)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print all cards in short, one in full, or what a directory holds."""
+    import json
+    from pathlib import Path
+
+    from crossdna.models.zoo import card, cards, describe_directory
+
+    if arguments.name is None:
+        found: Any = [each._asdict() for each in cards()]
+    elif Path(arguments.name).is_dir():
+        found = describe_directory(arguments.name)._asdict()
+    else:
+        found = card(arguments.name)._asdict()
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    elif isinstance(found, list):
+        print("\n".join(_table(found)))
+    else:
+        print("\n".join(f"{key:<14}{_text(value)}" for key, value in found.items()))
+    return 0
+
+
+def _table(found: list[dict[str, Any]]) -> list[str]:
+    columns = ("name", "model_type", "parameters", "context", "runs", "tested")
+    rows = [columns, *(tuple(_text(each[key]) for key in columns) for each in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    return [
+        "  ".join(
+            value.ljust(width) for value, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "not known"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
