@@ -98,8 +98,11 @@ def ranking_figure(labels: NDArray, judged: Sequence[Judged]) -> Figure:
         roc, recall = figure.subplots(1, 2)
         for one, colour in zip(judged, _cycle(len(judged)), strict=True):
             order = np.argsort(-one.scores[:, 1], kind="stable")
-            right = np.append(0, np.cumsum(labels[order]))
-            wrong = np.append(0, np.cumsum(1 - labels[order]))
+            ranked = one.scores[order, 1]
+            # Equal scores are one step: their order means nothing.
+            ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+            right = np.append(0, np.cumsum(labels[order])[ends])
+            wrong = np.append(0, np.cumsum(1 - labels[order])[ends])
             roc.plot(wrong / wrong[-1], right / right[-1], color=colour)
             precision = right[1:] / (right[1:] + wrong[1:])
             recall.plot(right[1:] / right[-1], precision, color=colour, label=one.name)

@@ -1,0 +1,121 @@
+"""``crossdna embed``: vectors of sequences or of their bases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    from crossdna.analysis.embed import Embedding
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("input", help="CSV, TSV, Parquet, FASTA, or BED with --genome")
+    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument(
+        "--output", type=Path, required=True, help=".parquet, .npz or .zarr"
+    )
+    parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for a BED file")
+    parser.add_argument("--sequence-column", metavar="NAME")
+    parser.add_argument(
+        "--per-base", action="store_true", help="a vector per base, not per sequence"
+    )
+    parser.add_argument(
+        "--pool", choices=("mean", "max"), default="mean", help="over the bases"
+    )
+    parser.add_argument(
+        "--layer",
+        type=int,
+        default=-1,
+        help="hidden state to take, 0 for the first; -1 (default) for the last",
+    )
+    parser.add_argument(
+        "--forward-only",
+        action="store_true",
+        help="read the forward strand only; else both strands are averaged",
+    )
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw a picture")
+    parser.add_argument("--color", metavar="COLUMN", help="what to colour it by")
+    parser.add_argument("--projection", choices=("pca", "umap"), default="pca")
+    parser.add_argument("--batch-bases", type=int, default=1 << 15)
+    parser.add_argument("--chunk-size", type=int, default=1024)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embed in chunks; a killed run goes on where it was."""
+    from crossdna.analysis import embed
+    from crossdna.analysis.chunks import worker_devices
+    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.provenance import provenance
+    from crossdna.cli.progress import progress
+    from crossdna.data.genome import Genome
+    from crossdna.data.sequence_tables import digest, read_sequences
+    from crossdna.errors import CrossDNAError
+
+    output = embed.check_output(arguments.output)
+    devices = worker_devices(arguments.device, arguments.workers)
+    genome = Genome.open(arguments.genome) if arguments.genome else None
+    table = read_sequences(
+        arguments.input, sequence_column=arguments.sequence_column, genome=genome
+    )
+    if arguments.color and arguments.color not in table.columns.columns:
+        raise CrossDNAError(
+            f"{table.source}: no column {arguments.color!r}; there are "
+            f"{', '.join(table.columns.columns)}"
+        )
+    job = embed.EmbedJob(
+        model=arguments.model,
+        layer=arguments.layer,
+        pool="none" if arguments.per_base else arguments.pool,
+        strand_average=not arguments.forward_only,
+        bases_per_batch=arguments.batch_bases,
+    )
+    model = load_model(arguments.model, "embedding", devices[0])
+    # A layer that does not exist is found out before anything is written.
+    embed.embed_sequences(model, table.ids[:1], job)
+    facts = provenance(model, arguments.model, strand_average=job.strand_average)
+    size = max(1, arguments.chunk_size)
+    identity = {
+        "model": facts.fingerprint, "input": digest(table), "chunk_size": size,
+        "layer": job.layer, "pool": job.pool, "strands": facts.strand_policy,
+    }  # fmt: skip
+    with progress("embedding", len(table), "sequences") as advance:
+        found = embed.run_embedding(
+            job,
+            table,
+            output.with_name(f"{output.name}.work"),
+            identity,
+            devices=devices,
+            chunk_size=size,
+            advance=advance,
+        )
+    notes = {**facts._asdict(), "layer": str(job.layer), "pool": job.pool}
+    embed.write_embedding(found, output, notes)
+    if arguments.plot:
+        _plot(arguments, found)
+    count, channels = found.shape
+    found.store.remove()
+    print(f"written: {output}: {count} vectors of {channels} channels")
+    return 0
+
+
+def _plot(arguments: argparse.Namespace, found: Embedding) -> None:
+    from crossdna.analysis.embed import sample_vectors
+    from crossdna.analysis.embed_plot import embedding_plot, project
+    from crossdna.analysis.plots import save_figure
+    from crossdna.files import atomic_path
+
+    rows, vectors = sample_vectors(found)
+    points, names = project(vectors, arguments.projection)
+    values = None
+    if arguments.color:
+        column = found.table.columns[arguments.color]
+        values = [str(column[int(row)]) for row in rows]
+    figure = embedding_plot(points, names, values, arguments.color or "")
+    with atomic_path(arguments.plot) as temporary:
+        save_figure(figure, temporary)
