@@ -1,0 +1,88 @@
+"""One alphabet for all families that read one id per base.
+
+Everything in this package speaks the ids of `crossdna.alphabet`. Families from
+elsewhere have ids of their own: given ours, they would read special tokens and answer
+all the same. `speak_alphabet` puts the translation into the model, where nobody can
+forget it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from crossdna import alphabet
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Ids of A C G T N [MASK] [PAD], in the order of `crossdna.alphabet`, by model_type.
+_CHARACTER_LAYOUT: Final = (7, 8, 9, 10, 11, 3, 4)
+IDS_BY_FAMILY: Final = {
+    "crossdna": tuple(range(alphabet.VOCAB_SIZE)),
+    "hyenadna": _CHARACTER_LAYOUT,
+    "caduceus": _CHARACTER_LAYOUT,
+}
+_BUFFER: Final = "ids_of_alphabet"
+
+
+def alphabet_ids(config: Any) -> tuple[int, ...]:
+    """Ids that a model's family gives A C G T N [MASK] [PAD].
+
+    Raises
+    ------
+    CrossDNAError
+        The family does not read one id per base.
+    """
+    if config.model_type not in IDS_BY_FAMILY:
+        raise CrossDNAError(
+            f"models of type {config.model_type!r} do not read one id per base; "
+            "use them with their own tokenizer"
+        )
+    return IDS_BY_FAMILY[config.model_type]
+
+
+def speak_alphabet(model: PreTrainedModel) -> PreTrainedModel:
+    """Make a model take ids of `crossdna.alphabet` and give logits over A C G T N.
+
+    The model itself is changed and returned, for asking, not for saving and training
+    elsewhere: what it is asked is translated on the way in, and logits over its own
+    vocabulary are put in our order on the way out. Logits of classes stay as they are.
+    Doing it twice does nothing more.
+
+    Raises
+    ------
+    CrossDNAError
+        The family does not read one id per base.
+    """
+    ids = alphabet_ids(model.config)
+    if ids == IDS_BY_FAMILY["crossdna"] or hasattr(model, _BUFFER):
+        return model
+    model.register_buffer(_BUFFER, torch.tensor(ids), persistent=False)
+    model.register_forward_pre_hook(_translate_input, with_kwargs=True)
+    if hasattr(model, "lm_head"):
+        model.register_forward_hook(_translate_logits)
+    return model
+
+
+def _translate_input(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if hasattr(model, "lm_head") and kwargs.get("labels") is not None:
+        raise CrossDNAError(
+            "labels would be read in the model's own ids; compute the loss outside"
+        )
+    table = getattr(model, _BUFFER)
+    if args:
+        return (table[args[0]], *args[1:]), kwargs
+    return args, {**kwargs, "input_ids": table[kwargs["input_ids"]]}
+
+
+def _translate_logits(model: Any, _args: tuple[Any, ...], output: Any) -> Any:
+    order = getattr(model, _BUFFER)[: len(alphabet.LETTERS)]
+    if isinstance(output, tuple):
+        raise CrossDNAError("ask for named outputs (return_dict), not for a tuple")
+    output.logits = output.logits[..., order]
+    return output
