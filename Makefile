@@ -18,6 +18,13 @@ setup: .venv/installed .venv/native
 .venv/native: .venv/installed $(wildcard src/crossdna/ops/native/*)
 	if command -v "$${CXX:-g++}" > /dev/null; then $(BIN)/crossdna env --build > $@; else touch $@; fi
 
+# Pretrains a small model on yeast, measures it on chromosomes it never saw and writes
+# demo/report.html. Interrupted and repeated it goes on from where it was.
+demo: setup
+	$(BIN)/crossdna demo recipes/pretrain/yeast-demo.toml \
+		--annotation data/sacCer3/sacCer3.gff.gz \
+		--locus chrXV:721,896-721,995 --locus-name "Start of HIS3" --output demo
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

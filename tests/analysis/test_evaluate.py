@@ -178,7 +178,7 @@ def test_files_say_how_they_were_made(genome, model, split, tmp_path):
         split,
         checkpoint="here",
         annotation=Annotation.read(gff, genome),
-        settings=evaluate.EvaluationSettings(window=64, resamples=20),
+        settings=evaluate.EvaluationSettings(window=16, resamples=20),
     )
     evaluation.write_evaluation(found, tmp_path)
     table = json.loads((tmp_path / "evaluation.json").read_text())

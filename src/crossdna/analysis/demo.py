@@ -54,6 +54,8 @@ class DemoData(NamedTuple):
     """What the model is shown."""
 
     annotation: Annotation
+    annotation_digest: str
+    """Changes with the annotation's file."""
     split: Split
     locus: Region
 
@@ -83,11 +85,11 @@ def analyse(
         "version": crossdna.__version__,
         "model": weights_fingerprint(model),
         "genome": genome.fingerprint,
+        "annotation": data.annotation_digest,
         "train": [str(region) for region in data.split.train],
         "held_out": [str(region) for region in data.split.held_out],
-        "locus": str(data.locus),
-        "settings": asdict(settings),
     }
+    window = settings.evaluation.window
 
     def evaluate(folder: Path) -> None:
         _evaluate(model, model_folder, folder, data, settings.evaluation, progress)
@@ -96,14 +98,26 @@ def analyse(
         _probe(model_folder, folder, data, settings.probe, progress)
 
     def show_locus(folder: Path) -> None:
-        window = settings.evaluation.window
         _show_locus(model, model_folder, folder, data, window)
 
     run_stage(
-        output / "evaluation", inputs, ["evaluation.json", "evaluation.png"], evaluate
+        output / "evaluation",
+        {**inputs, "settings": asdict(settings.evaluation)},
+        ["evaluation.json", "evaluation.png"],
+        evaluate,
     )
-    run_stage(output / "probe", inputs, ["probe.json", "embedding.png"], probe)
-    run_stage(output / "locus", inputs, ["locus.json", "locus.png"], show_locus)
+    run_stage(
+        output / "probe",
+        {**inputs, "settings": asdict(settings.probe)},
+        ["probe.json", "embedding.png"],
+        probe,
+    )
+    run_stage(
+        output / "locus",
+        {**inputs, "locus": asdict(data.locus), "window": window},
+        ["locus.json", "locus.png"],
+        show_locus,
+    )
 
 
 def _evaluate(

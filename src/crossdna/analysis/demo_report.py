@@ -189,7 +189,7 @@ def _evaluation_section(files: DemoFiles) -> Section:
                 "Read from the two strands, the probabilities of the hidden bases "
                 f"differ by {_show(strands['single'])} on average; with strand "
                 "averaging, which was used for all numbers here, by "
-                f"{strands['averaged']['estimate']:.0e}.",
+                f"{strands['averaged']['estimate']:.1g}.",
                 "note",
             ),
         ],
@@ -256,8 +256,7 @@ def _probe_section(files: DemoFiles) -> Section:
     probe = files.probe
     rows = [
         [
-            _PROBE_NAMES[name],
-            score["description"],
+            f"{_PROBE_NAMES[name]}: {score['description']}",
             _show(score["auroc"]),
             _show(score["mcc"]),
         ]
@@ -272,11 +271,12 @@ def _probe_section(files: DemoFiles) -> Section:
                 "intergenic, were embedded by the frozen model (mean over bases and "
                 "strands), and a logistic regression was fitted. It is judged on "
                 f"{probe['held_out_windows']:,} windows of the held-out chromosomes. "
-                "The model was never told where genes are."
+                "The model was never told where genes are. "
+                + _probe_verdict(probe["scores"])
             ),
             Table(
                 "Held-out windows; 95 % intervals in brackets",
-                ["Features", "What it is", "AUROC", "MCC"],
+                ["Features", "AUROC", "MCC"],
                 rows,
                 frozenset({0}),
             ),
@@ -287,6 +287,25 @@ def _probe_section(files: DemoFiles) -> Section:
                 "model, right the same network before training.",
             ),
         ],
+    )
+
+
+def _probe_verdict(scores: dict[str, Any]) -> str:
+    """Say in words what training added, and what it lacks."""
+    ours = scores["pretrained"]["auroc"]
+
+    def against(name: str) -> str:
+        other = scores[name]["auroc"]
+        if ours["low"] > other["high"]:
+            return "better than"
+        if ours["high"] < other["low"]:
+            return "worse than"
+        return "not clearly apart from"
+
+    return (
+        f"Its embeddings tell the classes apart {against('random weights')} those of "
+        f"the same network before training (intervals compared), and "
+        f"{against('k-mers')} k-mer frequencies."
     )
 
 
@@ -329,9 +348,8 @@ def _record_section(files: DemoFiles) -> Section:
     return Section(
         "What was run",
         [
-            Table("The record", ["What", "Value"], rows),
-            Paragraph("The recipe, with every default filled in:"),
-            Commands(files.recipe),
+            Table("The record", ["What", "Value"], rows, kind="record"),
+            Commands(files.recipe.strip(), "The recipe, with every default filled in"),
         ],
     )
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 MODEL = "model"
 ALL = "all bases"
+_MIN_WINDOWS = 10
 # Apart from the streams of crossdna.data.draws: evaluation draws its own offsets.
 _OFFSET_STREAM = 101
 
@@ -330,7 +331,8 @@ def measure(
     predictors
         The first is compared with each of the others.
     grouping
-        Classes of bases to report beside all bases.
+        Classes of bases to report beside all bases; those with hidden bases in fewer
+        than ten windows are left out.
     advance
         Told how many windows have been done (each counts once per condition).
 
@@ -419,8 +421,9 @@ class _Tally:
         bits = resampled_ratios(np.concatenate(self._bits), counts, **draws)
         found = []
         for group, name in enumerate(self._names):
-            positions = int(counts[:, 0, group].sum())
-            if not positions:
+            # A class in a handful of windows has no interval worth the name.
+            windows = int((counts[:, 0, group] > 0).sum())
+            if name != ALL and windows < _MIN_WINDOWS:
                 continue
             scores = {
                 predictor: Score(
@@ -431,7 +434,7 @@ class _Tally:
                 )
                 for index, predictor in enumerate(self._predictors)
             }
-            found.append(Group(name, positions, scores))
+            found.append(Group(name, int(counts[:, 0, group].sum()), scores))
         return tuple(found)
 
 

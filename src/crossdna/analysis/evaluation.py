@@ -113,8 +113,8 @@ def evaluate_model(
         model_name=type(model).__name__.removesuffix("ForMaskedLM"),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         genome=", ".join(str(path) for path in genome.paths),
-        held_out=_describe(split.held_out),
-        train=_describe(split.train),
+        held_out=_describe(split.held_out, genome),
+        train=_describe(split.train, genome),
         settings=settings,
         baselines=baselines,
         conditions=conditions,
@@ -163,7 +163,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _describe(regions: Sequence[Region], shown: int = 30) -> str:
-    names = [str(region) for region in regions[:shown]]
+def _describe(regions: Sequence[Region], genome: Genome, shown: int = 30) -> str:
+    names = [
+        region.contig if len(region) == genome.contigs[region.contig] else str(region)
+        for region in regions[:shown]
+    ]
     more = len(regions) - shown
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")

@@ -159,6 +159,7 @@ def _gains(axes: Axes, condition: Condition, model_name: str) -> None:
     axes.set(title=f"Bits that {model_name} saves, by class", yticks=rows)
     axes.set_yticklabels(labels, fontsize=9.5)
     axes.set_xlabel(f"bits per base, {condition.description}\n(right of 0 = better)")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     # Room above the first row for the legend, which must hide no point.
     axes.set_ylim(-0.5, len(groups) + 0.1)
     axes.legend(
@@ -219,11 +220,11 @@ def loss_figure(
         axes.axhline(2, color=GREY, linestyle="--", linewidth=1)
         axes.annotate(
             "blind guess",
-            (1, 2),
+            (0.5, 2),
             xycoords=("axes fraction", "data"),
-            xytext=(-4, 4),
+            xytext=(0, 4),
             textcoords="offset points",
-            ha="right",
+            ha="center",
             color=GREY,
         )
         if best_step is not None:
@@ -233,7 +234,7 @@ def loss_figure(
             xlabel="optimiser step",
             ylabel="bits per masked base",
         )
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="white")
         values = [y for _, y in [*training, *held_out]]
         if values:
             low, high = min(*values, 2.0), np.quantile([*values, 2.0], 0.98)
@@ -274,7 +275,7 @@ def embedding_figure(projections: Mapping[str, Projection], labels: NDArray) -> 
             axes.set_xlim(limits[0, 0] - span[0], limits[1, 0] + span[0])
             axes.set_ylim(limits[0, 1] - span[1], limits[1, 1] + span[1])
             axes.set(
-                title=title,
+                title=title[0].upper() + title[1:],
                 xlabel=f"component 1 ({explained[0]:.0%} of variance)",
                 ylabel=f"component 2 ({explained[1]:.0%})",
             )
@@ -299,7 +300,7 @@ def locus_figure(
     """
     with mpl.rc_context(STYLE):
         length = len(prediction.ids)
-        figure = new_figure(max(8.0, 0.105 * length), 5.4)
+        figure = new_figure(max(8.0, 0.11 * length), 6.2)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
         logo, heat, truth, track = figure.subplots(
             4, 1, sharex=True, height_ratios=[2.2, 1.7, 1.1, 0.35]
@@ -360,7 +361,7 @@ def _draw_heat(figure: Figure, axes: Axes, prediction: LocusPrediction) -> None:
         aspect="auto",
         cmap="cividis",
         vmin=0,
-        vmax=1,
+        vmax=_top(prediction),
         interpolation="nearest",
     )
     for position, base in enumerate(prediction.ids):
@@ -375,13 +376,18 @@ def _draw_heat(figure: Figure, axes: Axes, prediction: LocusPrediction) -> None:
     figure.colorbar(image, ax=axes, label="P", pad=0.01, fraction=0.03)
 
 
+def _top(prediction: LocusPrediction) -> float:
+    """Upper limit of a probability axis on which a weak model still shows something."""
+    return max(0.5, float(np.ceil(10 * prediction.probabilities.max()) / 10))
+
+
 def _draw_truth(axes: Axes, prediction: LocusPrediction) -> None:
     known = np.flatnonzero(prediction.ids < alphabet.NUM_BASES)
     right = prediction.probabilities[known, prediction.ids[known]]
     colours = [BASE_COLOURS[alphabet.BASES[base]] for base in prediction.ids[known]]
     axes.bar(known, right, width=0.9, color=colours)
     axes.axhline(0.25, color=BLACK, linewidth=0.8, linestyle="--")
-    axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], ylabel="P(genome\nbase)")
+    axes.set(ylim=(0, _top(prediction)), ylabel="P(genome\nbase)")
     axes.set_title("Probability of the genome's base (dashed = guess)", fontsize=10)
 
 

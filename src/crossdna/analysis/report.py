@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+_INTERVAL = re.compile(r"\[[-+.,\d ]+\]")
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #222;
@@ -38,7 +40,10 @@ th, td { padding: 0.38rem 0.7rem; text-align: right; border-bottom: 1px solid #e
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid #999; }
-td small { color: #666; }
+td small { color: #666; display: block; }
+table.record td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
+table.record td:first-child { white-space: nowrap; overflow-wrap: normal; }
+summary { cursor: pointer; font-weight: 600; }
 tr.ours { background: #fdf1e7; font-weight: 600; }
 tr.ours small { font-weight: 400; }
 pre { background: #f4f5f7; padding: 0.8rem 1rem; overflow-x: auto; font-size: 0.88rem; }
@@ -53,6 +58,8 @@ class Table(NamedTuple):
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     highlighted: frozenset[int] = frozenset()
+    kind: str = ""
+    """``record`` for text that may wrap."""
 
     def render(self) -> str:
         """HTML of this part."""
@@ -63,7 +70,8 @@ class Table(NamedTuple):
             cells = "".join(f"<td>{_cell(cell)}</td>" for cell in row)
             body.append(f"<tr{kind}>{cells}</tr>")
         return (
-            f'<div class="scroll"><table><caption>{_cell(self.caption)}</caption>'
+            f'<div class="scroll"><table class="{self.kind}">'
+            f"<caption>{_cell(self.caption)}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         )
 
@@ -113,13 +121,18 @@ class Facts(NamedTuple):
 
 
 class Commands(NamedTuple):
-    """Lines to type."""
+    """Lines to type; folded away under `summary` if there is one."""
 
     text: str
+    summary: str = ""
 
     def render(self) -> str:
         """HTML of this part."""
-        return f"<pre><code>{_text(self.text)}</code></pre>"
+        lines = f"<pre><code>{_text(self.text)}</code></pre>"
+        if not self.summary:
+            return lines
+        summary = f"<summary>{_text(self.summary)}</summary>"
+        return f"<details>{summary}{lines}</details>"
 
 
 Part = Table | Picture | Paragraph | Facts | Commands
@@ -153,5 +166,5 @@ def _text(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escape; what stands in square brackets (an interval) is set small."""
-    return _text(text).replace("[", "<small>[").replace("]", "]</small>")
+    """Escape; numbers in square brackets (an interval) are set small."""
+    return _INTERVAL.sub(r"<small>\g<0></small>", _text(text))

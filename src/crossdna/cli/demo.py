@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_data(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoData:
+    import hashlib
     from dataclasses import replace
 
     from crossdna.analysis.demo import DemoData
@@ -103,6 +104,7 @@ def _read_data(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoDat
         raise CrossDNAError(f"--locus {locus} is not in the recipe's test regions")
     return DemoData(
         Annotation.read(arguments.annotation, first.genome),
+        hashlib.sha256(arguments.annotation.read_bytes()).hexdigest(),
         Split(first.regions["train"], held_out),
         replace(locus, name=arguments.locus_name),
     )
