@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _PROBE_NAMES = {
     "pretrained": "CrossDNA, pretrained",
     "random weights": "CrossDNA, random weights",
-    "k-mers": "k-mer frequencies",
-    "majority": "Always the same class",
+    "k-mers": "Counting",
+    "majority": "Majority",
 }
 
 
@@ -83,7 +83,7 @@ def write_report(folder: Path, commands: str) -> Path:
     _save_loss(files)
     name = files.evaluation["model_name"]
     page = render_report(
-        f"A small {name} after a few minutes of training",
+        f"A small {name} after a short training",
         _opening(files),
         [
             _training_section(files),
@@ -300,12 +300,12 @@ def _probe_verdict(scores: dict[str, Any]) -> str:
             return "better than"
         if ours["high"] < other["low"]:
             return "worse than"
-        return "not clearly apart from"
+        return "about as well as"
 
     return (
-        f"Its embeddings tell the classes apart {against('random weights')} those of "
-        f"the same network before training (intervals compared), and "
-        f"{against('k-mers')} k-mer frequencies."
+        f"Judged by whether the intervals overlap, its embeddings tell the classes "
+        f"apart {against('random weights')} those of the same network before training, "
+        f"and {against('k-mers')} k-mer frequencies."
     )
 
 
@@ -317,8 +317,8 @@ def _locus_section(files: DemoFiles) -> Section:
                 f"Each base of {files.locus['region']} (held out) was hidden once, "
                 f"together with {files.locus['hidden_together']}, and predicted from "
                 f"{files.locus['window']} bases around it, both strands averaged. A "
-                "flat logo means that the model has no opinion; after minutes of "
-                "training that is the usual case."
+                "flat logo means that the model has no opinion beyond the share of "
+                "each base; after minutes of training that is the usual case."
             ),
             Picture(
                 files.folder / "locus" / "locus.png",

@@ -303,7 +303,7 @@ def locus_figure(
         figure = new_figure(max(8.0, 0.11 * length), 6.2)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
         logo, heat, truth, track = figure.subplots(
-            4, 1, sharex=True, height_ratios=[2.2, 1.7, 1.1, 0.35]
+            4, 1, sharex=True, height_ratios=[1.7, 1.7, 1.1, 0.35]
         )
         _draw_logo(logo, prediction)
         _draw_heat(figure, heat, prediction)

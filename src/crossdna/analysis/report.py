@@ -39,7 +39,8 @@ caption { text-align: left; font-weight: 600; padding-bottom: 0.4rem; }
 th, td { padding: 0.38rem 0.7rem; text-align: right; border-bottom: 1px solid #e5e5e5;
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid #999; }
+thead th { border-bottom: 2px solid #999; white-space: normal; vertical-align: bottom; }
+table.record th { text-align: left; }
 td small { color: #666; display: block; }
 table.record td { white-space: normal; text-align: left; overflow-wrap: anywhere; }
 table.record td:first-child { white-space: nowrap; overflow-wrap: normal; }
