@@ -1,13 +1,17 @@
 // Vectors, small matrix products and transposition for the operators of this folder.
 //
 // Everything is written with the compiler's vector extension, so that one source serves
-// AVX-512, AVX2 and NEON; the width follows the target given on the command line.
+// AVX-512, AVX2 and NEON; the width follows the target given on the command line. The
+// few instructions that it cannot express stand beside a plain form of the same.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace crossdna {
 
@@ -71,6 +75,16 @@ static inline Vec exp_fast(Vec x) {
   return exp2_fast(x > 127.0f ? splat(127.0f) : x);
 }
 
+// 1 / x for normal x: an estimate and one step of Newton where the CPU estimates.
+static inline Vec reciprocal(Vec x) {
+#if defined(__AVX512F__)
+  const Vec estimate = (Vec)_mm512_rcp14_ps((__m512)x);
+  return estimate * (2.0f - x * estimate);
+#else
+  return 1.0f / x;
+#endif
+}
+
 // Reading float32 and bfloat16 alike; writing rounds to nearest even.
 struct bfloat16 {
   uint16_t bits;
@@ -93,25 +107,8 @@ static inline void narrow(float x, bfloat16* out) {
   out->bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// Copies `count` numbers, widened, and zeros up to `room`.
-static inline void read_row(const float* from, int64_t count, int64_t room, float* to) {
-  std::memcpy(to, from, count * 4);
-  if (count < room) std::memset(to + count, 0, (room - count) * 4);
-}
-static inline void read_row(const bfloat16* from, int64_t count, int64_t room,
-                            float* to) {
-  for (int64_t d = 0; d < count; ++d) to[d] = widen(from[d]);
-  if (count < room) std::memset(to + count, 0, (room - count) * 4);
-}
-static inline void write_row(const float* from, int64_t count, float* to) {
-  std::memcpy(to, from, count * 4);
-}
-static inline void write_row(const float* from, int64_t count, bfloat16* to) {
-  for (int64_t d = 0; d < count; ++d) narrow(from[d], to + d);
-}
-
 // Whole vectors of either type, and the gate that they pass through.
-static inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp_fast(-x)); }
+static inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exp_fast(-x)); }
 
 static inline Vec load_wide(const float* p) { return load(p); }
 static inline Vec load_wide(const bfloat16* p) {
@@ -121,6 +118,10 @@ static inline Vec load_wide(const bfloat16* p) {
 }
 static inline void store_narrow(Vec x, float* p) { store(p, x); }
 static inline void store_narrow(Vec x, bfloat16* p) {
+#if defined(__AVX512BF16__)
+  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+  std::memcpy(p, &rounded, sizeof rounded);
+#else
   typedef uint32_t Bits __attribute__((vector_size(WIDTH * 4)));
   typedef uint16_t Half __attribute__((vector_size(WIDTH * 2)));
   typedef uint16_t LooseHalf __attribute__((vector_size(WIDTH * 2), aligned(2)));
@@ -128,6 +129,28 @@ static inline void store_narrow(Vec x, bfloat16* p) {
   const IntVec rounded = (IntVec)((bits + 0x7fff + odd) >> 16);
   const IntVec chosen = x == x ? rounded : IntVec{} + 0x7fc0;
   *reinterpret_cast<LooseHalf*>(p) = __builtin_convertvector(chosen, Half);
+#endif
+}
+
+// Copies `count` numbers, widened, and zeros up to `room`.
+static inline void read_row(const float* from, int64_t count, int64_t room, float* to) {
+  std::memcpy(to, from, count * 4);
+  if (count < room) std::memset(to + count, 0, (room - count) * 4);
+}
+static inline void read_row(const bfloat16* from, int64_t count, int64_t room,
+                            float* to) {
+  int64_t d = 0;
+  for (; d + WIDTH <= count; d += WIDTH) store(to + d, load_wide(from + d));
+  for (; d < count; ++d) to[d] = widen(from[d]);
+  if (count < room) std::memset(to + count, 0, (room - count) * 4);
+}
+static inline void write_row(const float* from, int64_t count, float* to) {
+  std::memcpy(to, from, count * 4);
+}
+static inline void write_row(const float* from, int64_t count, bfloat16* to) {
+  int64_t d = 0;
+  for (; d + WIDTH <= count; d += WIDTH) store_narrow(load(from + d), to + d);
+  for (; d < count; ++d) narrow(from[d], to + d);
 }
 
 // Memory of one thread: aligned, released with the object.

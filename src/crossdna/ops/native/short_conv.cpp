@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t STRETCH = 64;
 constexpr int MAX_WIDTH = 8;
+constexpr int TOGETHER = 4;  // outputs computed side by side
 
 struct Problem {
   int64_t batch, length, channels, width;
@@ -38,6 +39,26 @@ inline Vec convolve(const Problem& p, const T* const* rows, int64_t c) {
   return y;
 }
 
+// TOGETHER outputs share their inputs and taps; TAPS = 0 takes any number of taps.
+template <typename T, int TAPS>
+void forward_rows(const Problem& p, const T* const* rows, int64_t count, T* to) {
+  const int64_t taps = TAPS ? TAPS : p.width;
+  for (int64_t c = 0; c < p.channels; c += WIDTH) {
+    Vec y[TOGETHER] = {};
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < taps + TOGETHER - 1; ++i) {
+      const Vec x = load_wide(rows[i] + c);
+#pragma GCC unroll 4
+      for (int64_t n = 0; n < TOGETHER; ++n)
+        if (i >= n && i - n < taps) y[n] += x * load(p.weight + (i - n) * p.channels + c);
+    }
+#pragma GCC unroll 4
+    for (int64_t n = 0; n < TOGETHER; ++n)
+      if (n < count)
+        store_narrow(p.silu ? y[n] * sigmoid(y[n]) : y[n], to + n * p.channels + c);
+  }
+}
+
 template <typename T>
 void forward(const Problem& p, T* output, int threads) {
   const int64_t items = p.batch * p.stretches();
@@ -45,15 +66,19 @@ void forward(const Problem& p, T* output, int threads) {
   for (int64_t item = 0; item < items; ++item) {
     const int64_t b = item / p.stretches(), first = item % p.stretches() * STRETCH;
     const int64_t end = first + STRETCH < p.length ? first + STRETCH : p.length;
-    for (int64_t t = first; t < end; ++t) {
-      const T* rows[MAX_WIDTH];
-      for (int64_t i = 0; i < p.width; ++i)
-        rows[i] = input_row<T>(p, b, t - p.width + 1 + i);
-      T* to = output + (b * p.length + t) * p.channels;
-      for (int64_t c = 0; c < p.channels; c += WIDTH) {
-        const Vec y = convolve(p, rows, c);
-        store_narrow(p.silu ? y * sigmoid(y) : y, to + c);
+    for (int64_t t = first; t < end; t += TOGETHER) {
+      const T* rows[MAX_WIDTH + TOGETHER - 1];
+      // Rows beyond the end repeat the last one: their outputs are not stored.
+      for (int64_t i = 0; i < p.width + TOGETHER - 1; ++i) {
+        const int64_t at = t - p.width + 1 + i;
+        rows[i] = input_row<T>(p, b, at < end ? at : end - 1);
       }
+      T* to = output + (b * p.length + t) * p.channels;
+      const int64_t count = end - t < TOGETHER ? end - t : TOGETHER;
+      if (p.width == 4)
+        forward_rows<T, 4>(p, rows, count, to);
+      else
+        forward_rows<T, 0>(p, rows, count, to);
     }
   }
 }
