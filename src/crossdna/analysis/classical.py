@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
 
 from crossdna import alphabet
 from crossdna.data import metrics
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 KMERS = (3, 4, 5, 6)
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+_LEAST_SPREAD = 1e-5
 _ORDERS = (0, 1, 2, 3, 4, 5)
 _PSEUDO = 1.0
 _TEMPERATURES = tuple(float(value) for value in np.geomspace(0.02, 1, 18))
@@ -67,48 +69,64 @@ class Majority:
         return ragged
 
 
-class KmerModel:
-    """Counts of 3- to 6-mers on both strands, then logistic or ridge regression."""
+class LinearModel:
+    """Logistic or ridge regression on features; its strength is chosen on `valid`.
 
-    name = "k-mer"
+    Parameters
+    ----------
+    features, held_out : (rows, features), dense or sparse
+        Of the training and the development set; scaled here, without shifting, by the
+        deviations in training.
+    """
 
-    def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
+    def __init__(
+        self, train: LabelledSet, valid: LabelledSet, features: Any, held_out: Any
+    ) -> None:
         self.task = train.task
-        counts = kmer_counts(train.table.ids)
-        deviations = np.sqrt(
-            np.maximum(
-                np.asarray(counts.power(2).mean(0)).ravel()
-                - np.asarray(counts.mean(0)).ravel() ** 2,
-                1e-12,
-            )
-        )
-        self.scale = np.where(deviations > 1e-5, 1 / deviations, 0.0)
-        features = self._scaled(counts)
-        held_out = self._scaled(kmer_counts(valid.table.ids))
+        spread = StandardScaler(with_mean=False).fit(features).scale_
+        # What does not vary in training tells nothing and must not explode in testing.
+        self.scale = np.where(spread > _LEAST_SPREAD, 1 / spread, 0.0)
+        scaled, other = self._scaled(features), self._scaled(held_out)
         best = -np.inf
         for strength in _STRENGTHS:
             fitted = [
-                _fit(self.task, features, labels, strength)
+                _fit(self.task, scaled, labels, strength)
                 for labels in _columns(self.task, train.labels)
             ]
-            found = _selecting(self.task, valid.labels, self._apply(fitted, held_out))
+            found = _selecting(self.task, valid.labels, self._apply(fitted, other))
             if found > best:
                 best, self.fitted, self.strength = found, fitted, strength
 
-    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
-        """(sequences, outputs)."""
-        return self._apply(self.fitted, self._scaled(kmer_counts(sequences)))
+    def scores(self, features: Any) -> NDArray:
+        """(rows, outputs)."""
+        return self._apply(self.fitted, self._scaled(features))
 
-    def _scaled(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        return (counts @ sparse.diags(self.scale)).tocsr()
+    def _scaled(self, features: Any) -> Any:
+        if sparse.issparse(features):
+            return (features @ sparse.diags(self.scale)).tocsr()
+        return features * self.scale
 
-    def _apply(self, fitted: list[Any], features: sparse.csr_matrix) -> NDArray:
+    def _apply(self, fitted: list[Any], features: Any) -> NDArray:
         if self.task.kind == "regression":
             return np.stack([model.predict(features) for model in fitted], axis=1)
         if self.task.kind == "multilabel":
             parts = [model.predict_proba(features)[:, 1] for model in fitted]
             return np.stack(parts, axis=1)
         return fitted[0].predict_proba(features)
+
+
+class KmerModel:
+    """Counts of 3- to 6-mers on both strands, then logistic or ridge regression."""
+
+    name = "k-mer"
+
+    def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
+        counts, held_out = kmer_counts(train.table.ids), kmer_counts(valid.table.ids)
+        self.linear = LinearModel(train, valid, counts, held_out)
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, outputs)."""
+        return self.linear.scores(kmer_counts(sequences))
 
 
 def kmer_counts(sequences: Sequence[NDArray[np.uint8]]) -> sparse.csr_matrix:

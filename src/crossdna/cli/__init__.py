@@ -20,6 +20,7 @@ VERBS: dict[str, str] = {
     "env": "show versions, devices and which operator backends can run here",
     "pretrain": "train a model on genomes from a recipe",
     "evaluate": "measure a model on held-out chromosomes beside baselines",
+    "probe": "see whether embeddings tell coding from intergenic windows",
     "demo": "pretrain from a recipe, measure, and write a report with pictures",
     "split": "split labelled sequences so that relatives stay on one side",
     "finetune": "train a model on labelled sequences, with baselines and a report",
@@ -27,9 +28,11 @@ VERBS: dict[str, str] = {
     "predict": "ask a fine-tuned model about every row of a table",
     "audit": "find duplicates and relatives between training and test sequences",
     "ism": "change every base of a locus and see what it does",
+    "track": "what a model says along chromosomes, as bigWig",
     "score": "score variants: VCF in, the same VCF with scores out",
     "models": "list the models this package knows, with a card each",
     "tokenizer": "train or create a tokenizer, or see its tokens on a sequence",
+    "benchmark": "compare models on all tasks of a suite, with intervals",
     "convert": "rewrite a published checkpoint in this package's layout",
 }
 

@@ -1,0 +1,197 @@
+"""``crossdna benchmark``: models on all tasks of a suite, with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from crossdna.analysis.benchmark import Fitted
+    from crossdna.data.labelled_inputs import Sets
+    from crossdna.data.suites import SuiteTask
+    from crossdna.training.finetune_recipe import FinetuneRecipe
+
+SETTINGS_NAME = "benchmark.toml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument(
+        "--suite", type=Path, required=True, help="folder of tasks (GUE, Nucleotide "
+        "Transformer or Genomic Benchmarks layout, or plain tables)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="MODEL",
+        help="checkpoints, new:SIZE, or baselines: majority, kmer, markov, pwm, "
+        "cnn-symmetric, cnn-position",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="directory")
+    parser.add_argument(
+        "--tasks", nargs="+", default=[], metavar="NAME", help="names or beginnings"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("finetune", "probe"),
+        default="finetune",
+        help="probe: a linear model on frozen representations",
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--reduced-train",
+        action="store_true",
+        help="take tasks without a training file, training on their development file",
+    )
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="any other value of the fine-tuning recipe",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Work on all cells that are not finished, then write the tables."""
+    from crossdna.analysis import benchmark
+    from crossdna.analysis.benchmark_plot import benchmark_figure
+    from crossdna.analysis.plots import save_figure
+    from crossdna.cli.progress import progress
+    from crossdna.data.suites import find_tasks, read_task
+    from crossdna.errors import CrossDNAError
+    from crossdna.files import atomic_path
+
+    if arguments.seeds < 1:
+        raise CrossDNAError(f"--seeds must be at least 1, got {arguments.seeds}")
+    tasks = find_tasks(
+        arguments.suite, arguments.tasks, reduced_train=arguments.reduced_train
+    )
+    recipe = _recipe(arguments)
+    _claim(arguments, recipe)
+    total = len(tasks) * len(arguments.models)
+    with progress("benchmark", total, "cells") as advance:
+        for task in tasks:
+            sets = read_task(task)
+            for model in arguments.models:
+                _cells(arguments, recipe, task, sets, model)
+                advance(1)
+    rows, pairs = benchmark.collect(arguments.output)
+    benchmark.write_tables(rows, pairs, arguments.output)
+    with atomic_path(arguments.output / "results.png") as temporary:
+        save_figure(benchmark_figure(rows), temporary)
+    print(benchmark.to_markdown(rows, pairs))
+    return 0
+
+
+def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
+    from crossdna.config import from_table, override
+    from crossdna.training.finetune_recipe import FinetuneRecipe
+
+    table = {
+        "model": "", "epochs": arguments.epochs, "batch_size": arguments.batch_size,
+        "device": arguments.device,
+    }  # fmt: skip
+    for text in arguments.overrides:
+        override(table, text)
+    return from_table(table, FinetuneRecipe, where="benchmark")
+
+
+def _claim(arguments: argparse.Namespace, recipe: FinetuneRecipe) -> None:
+    """Finished cells are kept only if they were made in the same way."""
+    import tomllib
+
+    from crossdna.config import to_table, write_toml
+    from crossdna.errors import CrossDNAError
+    from crossdna.files import atomic_open, claim_output_directory
+
+    path = arguments.output / SETTINGS_NAME
+    if arguments.output.is_dir() and not path.is_file():
+        claim_output_directory(arguments.output, resume=False)
+    claim_output_directory(arguments.output, resume=True)
+    table = {
+        "suite": str(arguments.suite.resolve()),
+        "mode": arguments.mode,
+        "recipe": to_table(recipe),
+    }
+    if path.is_file() and tomllib.loads(path.read_text()) != table:
+        raise CrossDNAError(
+            f"{path}: the cells there were made with another suite, mode or recipe; "
+            "choose another directory"
+        )
+    with atomic_open(path) as handle:
+        handle.write(write_toml(table))
+
+
+def _cells(
+    arguments: argparse.Namespace,
+    recipe: FinetuneRecipe,
+    task: SuiteTask,
+    sets: Sets,
+    model: str,
+) -> None:
+    import sys
+
+    from crossdna.analysis import benchmark
+
+    baseline = model in benchmark.BASELINES
+    reason = benchmark.unsuited(model, sets) if baseline else None
+    if reason is not None:
+        print(f"{task.name}: {model} left out: {reason}", file=sys.stderr)
+        return
+    once = model in benchmark.DETERMINISTIC or (
+        arguments.mode == "probe" and not baseline
+    )
+    for seed in range(1 if once else arguments.seeds):
+        path = benchmark.cell_path(arguments.output, task.name, model, seed)
+        names = {
+            "task": task.name, "model": model, "seed": seed,
+            "reduced_train": task.reduced,
+        }  # fmt: skip
+        fit = _fit(arguments, recipe, sets, model, seed, path.with_suffix(""))
+        benchmark.run_cell(fit, sets, path, names)
+
+
+def _fit(
+    arguments: argparse.Namespace,
+    recipe: FinetuneRecipe,
+    sets: Sets,
+    model: str,
+    seed: int,
+    folder: Path,
+) -> Callable[[], Fitted]:
+    from dataclasses import replace
+
+    from crossdna.analysis import benchmark
+    from crossdna.analysis.finetuned import FinetunedModel
+    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.probing import ProbeModel
+    from crossdna.training.finetune import finetune
+
+    def baseline() -> Fitted:
+        fitted = benchmark.BASELINES[model](sets.train, sets.valid, seed)
+        return benchmark.Fitted(fitted)
+
+    def probe() -> Fitted:
+        network = load_model(model, "embedding", arguments.device)
+        size = sum(p.numel() for p in network.parameters())
+        fitted = ProbeModel(model, network, sets.train, sets.valid)
+        return benchmark.Fitted(fitted, parameters=size)
+
+    def trained() -> Fitted:
+        own = replace(recipe, model=model, seeds=(seed,))
+        result = finetune(own, sets.train, sets.valid, folder)
+        best = FinetunedModel.load(result.best.folder, arguments.device, model)
+        return benchmark.Fitted(best, best.card.thresholds, result.best.parameters)
+
+    if model in benchmark.BASELINES:
+        return baseline
+    return probe if arguments.mode == "probe" else trained

@@ -1,0 +1,130 @@
+"""benchmark through the command line: cells kept, tables read back."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.labelled_sets import rows_with_motif, write_csv
+
+from crossdna.analysis import benchmark
+from crossdna.cli import main
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    rng = np.random.default_rng(0)
+    for task in ("a", "b/c"):
+        (folder / task).mkdir(parents=True)
+        for name, count in (("train", 60), ("dev", 24), ("test", 40)):
+            rows = rows_with_motif(rng, count)
+            write_csv(folder / task / f"{name}.csv", ["sequence", "label"], rows)
+    return folder
+
+
+def run(suite, output, *more):
+    arguments = ["benchmark", "--suite", suite, "--output", output, "--device", "cpu"]
+    arguments += ["--epochs", "1", "--set", "head=mean", *more]
+    return main(list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def done(suite, tmp_path_factory):
+    """All cells of two tasks, three models, two seeds."""
+    output = tmp_path_factory.mktemp("out") / "out"
+    models = ("majority", "kmer", "new:tiny")
+    assert run(suite, output, "--models", *models, "--seeds", "2") == 0
+    return output
+
+
+def test_table_has_every_model_and_task(done):
+    table = pl.read_parquet(done / "results.parquet")
+    assert len(table) == 6
+    assert set(table["task"]) == {"a", "b/c"}
+    seeds = dict(zip(table["model"], table["seeds"], strict=True))
+    assert seeds == {"majority": 1, "kmer": 1, "new:tiny": 2}
+    for row in table.iter_rows(named=True):
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert row["metric"] == "mcc"
+        assert (row["parameters"] > 0) == (row["model"] == "new:tiny")
+    majority = table.filter(pl.col("model") == "majority")
+    assert majority["mean"].to_list() == [0, 0]
+
+
+def test_mean_and_spread_are_those_of_the_cells(done):
+    values = []
+    for seed in (0, 1):
+        path = benchmark.cell_path(done, "b/c", "new:tiny", seed)
+        values.append(json.loads(path.read_text())["value"])
+    table = pl.read_parquet(done / "results.parquet")
+    row = table.filter((pl.col("model") == "new:tiny") & (pl.col("task") == "b/c"))
+    assert row["mean"].item() == pytest.approx(np.mean(values))
+    assert row["sd"].item() == pytest.approx(np.std(values, ddof=1))
+
+
+def test_pairs_are_of_one_task_and_add_up(done):
+    table = pl.read_parquet(done / "results.parquet")
+    means = {(r["task"], r["model"]): r["mean"] for r in table.iter_rows(named=True)}
+    pairs = pl.read_parquet(done / "pairs.parquet")
+    assert len(pairs) == 6
+    for pair in pairs.iter_rows(named=True):
+        gain = means[pair["task"], pair["first"]] - means[pair["task"], pair["second"]]
+        assert pair["gain"] == pytest.approx(gain)
+        assert 0 < pair["p"] <= 1
+        assert (pair["low"] > 0) <= (pair["p"] < 0.06)
+
+
+def test_markdown_and_picture(done):
+    text = (done / "results.md").read_text()
+    assert "| b/c | kmer | mcc |" in text
+    assert "mean over tasks" in text
+    assert (done / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_cells_are_not_done_again(suite, done, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise AssertionError("a finished cell was fitted again")
+
+    monkeypatch.setitem(benchmark.BASELINES, "kmer", refuse)
+    assert run(suite, done, "--models", "kmer", "--tasks", "a") == 0
+    monkeypatch.undo()
+    assert run(suite, done, "--models", "kmer", "--mode", "probe") == 2
+    assert "another suite, mode or recipe" in capsys.readouterr().err
+
+
+def test_probing(suite, done, tmp_path):
+    checkpoint = next((done / "cells").glob("a/new_tiny/seed-0/seed-0"))
+    output = tmp_path / "out"
+    models = ("majority", str(checkpoint))
+    status = run(suite, output, "--models", *models, "--tasks", "a", "--mode", "probe")
+    assert status == 0
+    table = pl.read_parquet(output / "results.parquet")
+    assert set(table["model"]) == set(models)
+    assert table["seeds"].to_list() == [1, 1]
+
+
+def test_what_does_not_suit_is_left_out_and_said(tmp_path, rng, capsys):
+    rows = [(s, y + 0.1 * i) for i, (s, y) in enumerate(rows_with_motif(rng, 80))]
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    write_csv(suite / "strength.csv", ["sequence", "strength"], rows)
+    assert run(suite, tmp_path / "out", "--models", "markov", "kmer") == 0
+    assert "strength: markov left out: for classes" in capsys.readouterr().err
+    table = pl.read_parquet(tmp_path / "out/results.parquet")
+    assert table["model"].to_list() == ["kmer"]
+    assert table["metric"].to_list() == ["pearson"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--models", "kmer", "--tasks", "z"], "no task 'z'"),
+        (["--models", "kmer", "--seeds", "0"], "--seeds must be at least 1"),
+        (["--models", "new:huge"], "no size 'huge'"),
+        (["--models", "no/such/model/here"], "no such directory"),
+    ],
+)
+def test_errors(suite, tmp_path, capsys, more, message):
+    assert run(suite, tmp_path / "out", *more) == 2
+    assert message in capsys.readouterr().err
