@@ -20,7 +20,7 @@ def test_gue_layout(tmp_path, rng):
     gue(tmp_path / "EMP/H3", rng, ("dev", "test"))
     assert [task.name for task in find_tasks(tmp_path)] == ["prom/core", "tf/0"]
     every = find_tasks(tmp_path, reduced_train=True)
-    assert [(t.name, t.reduced) for t in every][0] == ("EMP/H3", True)
+    assert (every[0].name, every[0].reduced) == ("EMP/H3", True)
     assert [task.name for task in find_tasks(tmp_path, ["tf"])] == ["tf/0"]
     sets = read_task(find_tasks(tmp_path, ["tf/0"])[0])
     assert [len(part) for part in sets.named().values()] == [30, 30, 30]
