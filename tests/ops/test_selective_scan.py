@@ -45,14 +45,23 @@ def test_float64_equals_the_reference_with_gradients(length, small_tiles, assert
     assert_same(run("torch"), run("reference"), inputs, tolerance=1e-11)
 
 
-@pytest.mark.parametrize("shape", [(2, 100, 24, 16), (5, 33, 520, 16)])
-def test_float32_is_accurate_with_gradients(shape, assert_same):
+@pytest.fixture(params=["torch", "native"])
+def backend(request):
+    if request.param == "native":
+        request.getfixturevalue("native_kernels")
+    return request.param
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 100, 24, 16), (5, 33, 520, 16), (3, 65, 7, 5), (1, 1, 1, 1)]
+)
+def test_float32_is_accurate_with_gradients(backend, shape, assert_same):
     inputs = make(*shape, dtype=torch.float32)
 
     def exact(*operands):
         return run("reference")(*(x.double() for x in operands))
 
-    assert_same(run("torch"), exact, inputs, tolerance=1e-5)
+    assert_same(run(backend), exact, inputs, tolerance=1e-5)
 
 
 def test_gradcheck(small_tiles):
@@ -87,11 +96,11 @@ def test_masked_positions_leave_no_trace(side):
     torch.testing.assert_close(got.state, alone.state)
 
 
-def test_bfloat16_keeps_its_state_in_float32():
+def test_bfloat16_keeps_its_state_in_float32(backend):
     inputs = [x.bfloat16() for x in make(1, 300, 4, 3)]
     inputs[2] = inputs[2].float()
     with torch.autocast("cpu", torch.bfloat16):
-        got = run("torch")(*inputs)
+        got = run(backend)(*inputs)
     exact = run("reference")(*(x.float() for x in inputs))
     assert got.output.dtype is torch.bfloat16
     assert got.state.dtype is torch.float32
@@ -99,11 +108,11 @@ def test_bfloat16_keeps_its_state_in_float32():
     torch.testing.assert_close(got.output, exact.output.bfloat16(), atol=0, rtol=8e-3)
 
 
-def test_rows_do_not_depend_on_their_batch():
+def test_rows_do_not_depend_on_their_batch(backend):
     inputs = make(7, 40, 300, 16, dtype=torch.float32)
-    whole = run("torch")(*inputs)
+    whole = run(backend)(*inputs)
     u, delta, A, B, C, D, state = inputs
-    alone = run("torch")(u[4:5], delta[4:5], A, B[4:5], C[4:5], D, state[4:5])
+    alone = run(backend)(u[4:5], delta[4:5], A, B[4:5], C[4:5], D, state[4:5])
     torch.testing.assert_close(whole.output[4:5], alone.output)
 
 
@@ -118,6 +127,23 @@ def test_operator_is_fit_for_compilation():
     u, delta, A, B, C, D, state = make(2, 9, 4, 3)
     inputs = tuple(x.requires_grad_() for x in (u, delta, A, B, C, D, state))
     torch.library.opcheck(torch.ops.crossdna.selective_scan.default, inputs)
+
+
+def test_the_native_operator_is_fit_for_compilation(native_kernels):
+    operands = [x.float() for x in make(2, 9, 4, 3)]
+    operands[2], operands[6] = operands[2].t(), operands[6].transpose(1, 2)
+    inputs = tuple(x.contiguous().requires_grad_() for x in operands)
+    operator = torch.ops.crossdna.selective_scan_native.default
+    torch.library.opcheck(operator, (*inputs, True))
+
+
+def test_what_the_native_kernel_refuses(native_kernels):
+    *operands, state = make(1, 4, 2, 65, dtype=torch.float32)
+    with pytest.raises(BackendUnavailableError, match="at most 64 states"):
+        selective_scan(*operands, initial_state=state, backend="native")
+    *operands, _ = make(1, 4, 2, 2)
+    with pytest.raises(BackendUnavailableError, match=r"got torch\.float64"):
+        selective_scan(*operands, backend="native")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="speaks of machines without CUDA")

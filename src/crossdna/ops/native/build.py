@@ -20,7 +20,13 @@ from pathlib import Path
 from crossdna.errors import CrossDNAError
 from crossdna.ops.dispatch import probe
 
-SOURCES = ("delta_rule.cpp", "window_attention.cpp", "short_conv.cpp", "gates.cpp")
+SOURCES = (
+    "delta_rule.cpp",
+    "window_attention.cpp",
+    "short_conv.cpp",
+    "gates.cpp",
+    "selective_scan.cpp",
+)
 FLAGS = (
     "-std=c++17",
     "-O3",

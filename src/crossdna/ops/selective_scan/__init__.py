@@ -11,7 +11,8 @@ from torch import float32, promote_types
 
 from crossdna.errors import CrossDNAError
 from crossdna.ops.dispatch import Backend, always, choose
-from crossdna.ops.selective_scan import gpu, reference
+from crossdna.ops.native import build
+from crossdna.ops.selective_scan import gpu, native, reference
 from crossdna.ops.selective_scan import torch as tiled
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def _accepts(*_arguments: Tensor | None) -> None:
 
 BACKENDS = (
     Backend("mamba_ssm", gpu.selective_scan, gpu.reject, gpu.unavailable),
+    Backend("native", native.selective_scan, native.reject, build.unavailable),
     Backend("torch", tiled.selective_scan, _accepts, always),
     Backend("reference", reference.selective_scan, _accepts, always, automatic=False),
 )

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from crossdna.ops.dispatch import probe
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 _INTERFACE = "mamba_ssm.ops.selective_scan_interface"
 
 
+@probe
 def unavailable() -> str | None:
     """Say why the kernel cannot run on this machine, or None."""
     if not torch.cuda.is_available():

@@ -121,7 +121,8 @@ def _scan(
     tiling = _Tiling.of(u, a.shape[0])
     times = tiling.time_slices(u.shape[1])
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    state = initial_state.transpose(1, 2).contiguous()
+    # A copy even where one axis has size 1: it is written to.
+    state = initial_state.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     starts = a.new_empty(len(times), *state.shape)
     buffers = _buffers(2, a, tiling)
     with torch.autocast(u.device.type, enabled=False):
@@ -215,7 +216,7 @@ def _scan_backward(  # noqa: PLR0913
     inputs = (u, delta, B, C)
     grads = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs]
     grad_a, grad_D = torch.zeros_like(a), torch.zeros_like(D)
-    carry = grad_final.transpose(1, 2).contiguous()
+    carry = grad_final.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     buffers = _buffers(3, a, tiling)
     with torch.autocast(u.device.type, enabled=False):
         for rows in tiling.row_slices(len(u)):
