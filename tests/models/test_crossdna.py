@@ -1,5 +1,8 @@
 """CrossDNA: the function it computes and the invariances it promises."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +22,7 @@ from crossdna.analysis.inference import (
     sequence_logits,
     token_logits,
 )
+from crossdna.data.genome import Genome
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import StrandContext
 
@@ -280,6 +284,38 @@ def test_training_under_bf16_autocast(rng):
         loss = model(ids, labels=ids).loss
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def logits_and_gradients(model, ids, mask, precision):
+    """Logits and all gradients of a masked model, on the CPU in float32."""
+    model.zero_grad()
+    with torch.autocast(ids.device.type, precision, enabled=precision != torch.float32):
+        output = model(ids, mask, labels=ids)
+    output.loss.backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return output.logits.detach().float().cpu(), gradients.float().cpu()
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.1)]
+)
+def test_devices_and_precisions_agree(device, precision, tolerance, behaviour, rng):
+    """Random windows of real yeast sequence, against the CPU in float32."""
+    if device.type == "cpu" and precision == torch.float32:
+        pytest.skip("this is what the others are compared with")
+    model = tiny_model(**behaviour)
+    genome = Genome.open(Path(__file__).parents[2] / "data/sacCer3/sacCer3.fa.gz")
+    windows = [genome.fetch("chrIV", s, s + 70) for s in rng.integers(1e6, size=4)]
+    ids = torch.from_numpy(np.stack(windows)).long()
+    mask = torch.ones_like(ids)
+    mask[0, :20], mask[1, 50:] = 0, 0
+    expected = logits_and_gradients(model, ids, mask, torch.float32)
+    found = logits_and_gradients(
+        model.to(device), ids.to(device), mask.to(device), precision
+    )
+    keep = mask.bool()
+    for one, other in ((found[0][keep], expected[0][keep]), (found[1], expected[1])):
+        assert (one - other).norm() / other.norm() < tolerance
 
 
 @pytest.mark.gpu
