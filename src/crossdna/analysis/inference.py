@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,17 +122,16 @@ def base_log_probabilities(
         Natural logarithms over A C G T, which add up to one.
     """
 
-    def probabilities(ids: Tensor, mask: Tensor | None) -> Tensor:
+    def log_probabilities(ids: Tensor, mask: Tensor | None) -> Tensor:
         logits = model(input_ids=ids, attention_mask=mask).logits
-        return logits[..., : alphabet.NUM_BASES].float().softmax(dim=-1)
+        return logits[..., : alphabet.NUM_BASES].float().log_softmax(dim=-1)
 
-    def mirror(x: Tensor) -> Tensor:
-        return x.flip(1, 2)
-
-    mean = _over_strands(
-        model, probabilities, mirror, input_ids, attention_mask, strand_average
-    )
-    return mean.log()
+    with asking(model):
+        ahead = log_probabilities(input_ids, attention_mask)
+        if not strand_average:
+            return ahead
+        other = log_probabilities(*reverse_complement(input_ids, attention_mask))
+        return torch.logaddexp(ahead, other.flip(1, 2)) - math.log(2)
 
 
 def embeddings(
@@ -163,6 +163,10 @@ def embeddings(
     """
 
     def hidden(ids: Tensor, mask: Tensor | None) -> Tensor:
+        if layer == -1:
+            # Not asked to keep every layer, a model has less to hold and to do.
+            base = model.base_model
+            return base(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         states = model(
             input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
