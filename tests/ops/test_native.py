@@ -219,3 +219,17 @@ def test_refusals_have_reasons():
         run_conv("native", *conv_operands(channels=20))
     with pytest.raises(BackendUnavailableError, match="at most 8 taps"):
         run_conv("native", *conv_operands(width=9))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("width", [2, 12, 16, 40])
+@pytest.mark.parametrize(("length", "window"), [(1, 1), (75, 9), (600, 33), (700, 512)])
+def test_bfloat16_attention_without_gradients(length, window, width, masked):
+    """Inference multiplies in bfloat16 where the CPU can, and sums in float32."""
+    operands = [x.bfloat16() for x in window_operands(2, length, 2, width)]
+    mask = _normal(2, length, seed=9) > -0.5 if masked else None
+    options = {"window": window, "rope_theta": 1e4, "mask": mask}
+    result = window_attention(*operands, backend="native", **options).output
+    assert result.dtype == torch.bfloat16
+    expected = window_attention(*(x.double() for x in operands), **options).output
+    assert (result.double() - expected).norm() / expected.norm() < 0.01

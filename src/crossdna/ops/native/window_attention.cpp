@@ -202,8 +202,9 @@ struct Span {
   int64_t begin, end;
 };
 Span span(const Problem& p, const Range& r, int64_t first) {
-  const int64_t low = first - p.window + 1;
-  return {low > r.low ? low : r.low, first + WIDTH < r.to ? first + WIDTH : r.to};
+  const int64_t low = first - p.window + 1 > r.low ? first - p.window + 1 : r.low;
+  // An even number of keys from the block's first: pairs of keys stay together.
+  return {low - (low - r.low) % 2, first + WIDTH < r.to ? first + WIDTH : r.to};
 }
 
 struct ForwardScratch {
@@ -226,35 +227,142 @@ inline void turn(int64_t wp, const float* rows, float* turned) {
   transpose(WIDTH, wp, rows, wp, turned, WIDTH);
 }
 
-template <typename T>
+// The products of the forward pass, in float32.
+struct Float32Products {
+  static void pack_keys(int64_t, int64_t, float*, float*) {}
+  static void pack_queries(int64_t wp, float* rows, float* turned) {
+    turn(wp, rows, turned);
+  }
+  static void score(int64_t count, int64_t width, int64_t wp, const float* k,
+                    int64_t from, const float* turned, float* s) {
+    scores(count, width, wp, k + from * wp, turned, s);
+  }
+  // Turns scores into weights relative to `top`; returns their sum.
+  static Vec weigh(int64_t count, Vec top, float* s) {
+    Vec total{};
+    for (int64_t j = 0; j < count; ++j) {
+      const Vec e = exp2_fast(load(s + j * WIDTH) - top);
+      total += e;
+      store(s + j * WIDTH, e);
+    }
+    return total;
+  }
+  static void add(int64_t count, int64_t width, int64_t wp, const float* v,
+                  int64_t from, const float* s, float* o) {
+    gather(count, wp, width, v + from * wp, s, o);
+  }
+};
+
+#if defined(__AVX512BF16__)
+// The same for bfloat16 operands, two products in one instruction, sums in float32.
+// A row of keys is a row of bfloat16; values and weights of two keys share 32 bits.
+struct BFloat16Products {
+  static void pack_keys(int64_t count, int64_t wp, float* k, float* v) {
+    auto* rows = reinterpret_cast<bfloat16*>(k);
+    // In place: what is written never passes what is yet to be read.
+    for (int64_t i = 0; i < count * wp; i += WIDTH) store_narrow(load(k + i), rows + i);
+    for (int64_t j = 0; j < count; j += 2)
+      for (int64_t d = 0; d < wp; d += WIDTH) {
+        const IntVec even = (IntVec)load(v + j * wp + d);
+        const IntVec odd = (IntVec)load(v + (j + 1) * wp + d);
+        store(v + j / 2 * wp + d, join(even, odd));
+      }
+  }
+  static void pack_queries(int64_t wp, float* rows, float* turned) {
+    // Pairs of channels are numbers of 32 bits here: shorter rows, rewritten in place.
+    const int64_t pairs = padded(wp / 2);
+    for (int64_t i = 0; i < WIDTH; ++i)
+      for (int64_t d = 0; d < wp; d += WIDTH)
+        store_narrow(load(rows + i * wp + d),
+                     reinterpret_cast<bfloat16*>(rows + i * pairs) + d);
+    transpose(WIDTH, pairs, rows, pairs, turned, WIDTH);
+  }
+  static void score(int64_t count, int64_t width, int64_t wp, const float* k,
+                    int64_t from, const float* turned, float* s) {
+    const float* rows = k + from * wp / 2;
+    for (int64_t j = 0; j < count; j += GROUP) {
+      Vec acc[GROUP] = {};
+      for (int64_t d = 0; d < (width + 1) / 2; ++d) {
+        const Vec q = load(turned + d * WIDTH);
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUP; ++g)
+          acc[g] = multiply_add(acc[g], rows[(j + g) * wp / 2 + d], q);
+      }
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUP; ++g) store(s + (j + g) * WIDTH, acc[g]);
+    }
+  }
+  static Vec weigh(int64_t count, Vec top, float* s) {
+    Vec total{};
+    for (int64_t j = 0; j < count; j += 2) {
+      const Vec even = exp2_coarse(load(s + j * WIDTH) - top);
+      const Vec odd = exp2_coarse(load(s + (j + 1) * WIDTH) - top);
+      total += even + odd;
+      store(s + j / 2 * WIDTH, join((IntVec)even + 0x8000, (IntVec)odd + 0x8000));
+    }
+    return total;
+  }
+  static void add(int64_t count, int64_t width, int64_t wp, const float* v,
+                  int64_t from, const float* s, float* o) {
+    constexpr int WIDE = 2 * GROUP;
+    const float* rows = v + from / 2 * wp;
+    for (int64_t d = 0; d < width; d += WIDE) {
+      Vec acc[WIDE];
+#pragma GCC unroll 8
+      for (int g = 0; g < WIDE; ++g) acc[g] = load(o + (d + g) * WIDTH);
+      for (int64_t j = 0; j < count / 2; ++j) {
+        const Vec w = load(s + j * WIDTH);
+#pragma GCC unroll 8
+        for (int g = 0; g < WIDE; ++g)
+          acc[g] = multiply_add(acc[g], rows[j * wp + d + g], w);
+      }
+#pragma GCC unroll 8
+      for (int g = 0; g < WIDE; ++g) store(o + (d + g) * WIDTH, acc[g]);
+    }
+  }
+
+ private:
+  // The upper halves of two numbers of 32 bits, `odd` above `even`.
+  static Vec join(IntVec even, IntVec odd) {
+    typedef uint32_t Bits __attribute__((vector_size(WIDTH * 4)));
+    return (Vec)(((Bits)even >> 16) | ((Bits)odd & 0xffff0000u));
+  }
+  static Vec multiply_add(Vec sum, float pair, Vec pairs) {
+    int32_t bits;
+    std::memcpy(&bits, &pair, 4);
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(bits),
+                                 (__m512bh)(__m512)pairs);
+  }
+};
+#else
+typedef Float32Products BFloat16Products;
+#endif
+
+template <typename T, typename Products>
 void forward_block(const Problem& p, int64_t b, int64_t h, int64_t block, T* output,
                    float* log_sums, ForwardScratch& w) {
   const int64_t wp = padded(p.width);
   const Range r = range(p, block);
   read_keys<T>(p, b, h, r, w.k, w.v);
+  Products::pack_keys(grouped(r.keys()), wp, w.k, w.v);
   for (int64_t g = 0; g < r.groups(); ++g) {
     const int64_t first = r.from + g * WIDTH;
     read_queries<T>(p, b, h, r, first, w.rows);
-    turn(wp, w.rows, w.turned);
+    Products::pack_queries(wp, w.rows, w.turned);
     std::memset(w.o, 0, wp * WIDTH * 4);
     const IntVec query_visible = query_visibility(p, b, first);
     const Span keys = span(p, r, first);
     Vec top = splat(FAR), weight{};
     for (int64_t start = keys.begin; start < keys.end; start += KEYS) {
       const int64_t count = keys.end - start < KEYS ? keys.end - start : KEYS;
-      scores(grouped(count), p.width, wp, w.k + (start - r.low) * wp, w.turned, w.s);
+      Products::score(grouped(count), p.width, wp, w.k, start - r.low, w.turned, w.s);
       hide(p, b, first, query_visible, start, count, w.s);
       const Vec new_top = maximum(highest(grouped(count), w.s), top);
       const Vec shrink = exp2_fast(top - new_top);
-      weight *= shrink;
+      weight = weight * shrink + Products::weigh(grouped(count), new_top, w.s);
       for (int64_t d = 0; d < p.width; ++d)
         store(w.o + d * WIDTH, load(w.o + d * WIDTH) * shrink);
-      for (int64_t j = 0; j < count; ++j) {
-        const Vec e = exp2_fast(load(w.s + j * WIDTH) - new_top);
-        weight += e;
-        store(w.s + j * WIDTH, e);
-      }
-      gather(count, wp, p.width, w.v + (start - r.low) * wp, w.s, w.o);
+      Products::add(grouped(count), p.width, wp, w.v, start - r.low, w.s, w.o);
       top = new_top;
     }
     for (int64_t d = 0; d < p.width; ++d)
@@ -270,7 +378,7 @@ void forward_block(const Problem& p, int64_t b, int64_t h, int64_t block, T* out
   }
 }
 
-template <typename T>
+template <typename T, typename Products>
 void forward(const Problem& p, T* output, float* log_sums, int threads) {
   const int64_t wp = padded(p.width), keys = most_keys(p);
   const int64_t items = p.batch * p.heads * p.blocks();
@@ -281,7 +389,7 @@ void forward(const Problem& p, T* output, float* log_sums, int threads) {
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < items; ++item) {
       const int64_t head = item / p.blocks();
-      forward_block<T>(p, head / p.heads, head % p.heads, item % p.blocks(), output,
+      forward_block<T, Products>(p, head / p.heads, head % p.heads, item % p.blocks(), output,
                        log_sums, work);
     }
   }
@@ -445,10 +553,14 @@ void crossdna_window_attention_forward(const int64_t* sizes, const int64_t* stri
                                        float* log_sums, int bf16, int threads) {
   using namespace crossdna;
   const Problem p = problem(sizes, strides, operands, visible, cosines, sines);
-  if (bf16)
-    forward(p, static_cast<bfloat16*>(output), log_sums, threads);
+  if (!bf16)
+    forward<float, Float32Products>(p, static_cast<float*>(output), log_sums, threads);
+  else if (log_sums)  // the backward pass computes the same weights again in float32
+    forward<bfloat16, Float32Products>(p, static_cast<bfloat16*>(output), log_sums,
+                                       threads);
   else
-    forward(p, static_cast<float*>(output), log_sums, threads);
+    forward<bfloat16, BFloat16Products>(p, static_cast<bfloat16*>(output), log_sums,
+                                        threads);
 }
 
 void crossdna_window_attention_backward(
