@@ -17,8 +17,12 @@ from transformers import (
 )
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.caduceus import CaduceusConfig, CaduceusForSequenceClassification
-from crossdna.models.hyenadna import HyenaDNAForCausalLM
+from crossdna.models.caduceus import (
+    CaduceusConfig,
+    CaduceusForMaskedLM,
+    CaduceusForSequenceClassification,
+)
+from crossdna.models.hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -98,3 +102,25 @@ def test_trainer_learns_saves_and_loads(tmp_path):
     ids = torch.tensor([[7] * 12, [8] * 12])
     with torch.inference_mode():
         assert again(ids).logits.argmax(-1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, n_layer=1, max_seq_len=64)),
+        CaduceusForMaskedLM(CaduceusConfig(d_model=16, n_layer=1, rcps=True)),
+    ],
+    ids=["hyenadna", "caduceus"],
+)
+def test_autocast_and_compilation(model):
+    ids = torch.randint(7, 12, (2, 24))
+    mask = torch.ones_like(ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, mask, labels=ids).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+    model.eval()
+    whole = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        expected = model(ids, mask).logits
+        torch.testing.assert_close(whole(ids, mask).logits, expected)
