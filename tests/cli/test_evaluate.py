@@ -1,4 +1,4 @@
-"""`crossdna evaluate` and `crossdna demo` as a user runs them."""
+"""`crossdna evaluate`, `probe` and `demo` as a user runs them."""
 
 import json
 
@@ -126,6 +126,24 @@ def test_a_full_output_directory_is_left_alone(toy, tmp_path, capsys):
     assert evaluate(toy, tmp_path) == 2
     assert "is not empty" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_probe_writes_and_prints(toy, tmp_path, capsys):
+    options = [
+        *("probe", "--model", str(toy / "model"), "--window", "100"),
+        *("--genome", str(toy / "genome.fa"), "--chromosomes", "test"),
+        *("--annotation", str(toy / "genes.gff"), "--windows-per-class", "15"),
+    ]
+    assert main([*options, "--output", str(tmp_path / "found")]) == 0
+    shown = capsys.readouterr().out
+    assert "random weights" in shown
+    table = json.loads((tmp_path / "found" / "probe.json").read_text())
+    assert table["held_out_windows"] == table["train_windows"] == 30
+    assert set(table["scores"]) >= {"pretrained", "k-mers", "majority"}
+    assert (tmp_path / "found" / "embedding.png").stat().st_size > 10_000
+    same = [*options, "--train-chromosomes", "test", "--output", str(tmp_path / "b")]
+    assert main(same) == 2
+    assert "both in the training" in capsys.readouterr().err
 
 
 def demo(toy, output, *more):

@@ -16,12 +16,13 @@ from crossdna.analysis.evaluation import (
 )
 from crossdna.analysis.inference import load_model
 from crossdna.analysis.locus import predict_locus
-from crossdna.analysis.plots import (
-    embedding_figure,
-    locus_figure,
-    save_figure,
+from crossdna.analysis.plots import locus_figure, save_figure
+from crossdna.analysis.probe import ProbeSettings
+from crossdna.analysis.probe_coding import (
+    draw_split_windows,
+    probe_coding,
+    write_probe,
 )
-from crossdna.analysis.probe import ProbeSettings, draw_coding_windows, probe_coding
 from crossdna.analysis.provenance import provenance, weights_fingerprint
 from crossdna.analysis.stages import run_stage
 from crossdna.files import atomic_path
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
-
-    from matplotlib.figure import Figure
 
     from crossdna.data.annotation import Annotation
     from crossdna.data.regions import Region
@@ -150,26 +149,13 @@ def _probe(
     settings: ProbeSettings,
     progress: Progress,
 ) -> None:
-    train, held_out = (
-        draw_coding_windows(data.annotation, regions, settings, where=where)
-        for regions, where in zip(
-            data.split, ("training regions", "held-out regions"), strict=True
-        )
-    )
+    train, held_out = draw_split_windows(data.annotation, data.split, settings)
     model = load_model(model_folder, "embedding")
     total = 2 * (len(train.labels) + len(held_out.labels))
     with progress("probing", total, "windows") as advance:
         result = probe_coding(model, train, held_out, settings, advance=advance)
-    _save(embedding_figure(result.projections, result.labels), folder / "embedding.png")
-    table = {
-        "made_by": provenance(model, str(model_folder), strand_average=True),
-        "settings": asdict(settings),
-        "classes": "coding (every base CDS) against intergenic",
-        "train_windows": result.train_windows,
-        "held_out_windows": len(result.labels),
-        "scores": result.scores,
-    }
-    write_json(table, folder / "probe.json")
+    made_by = provenance(model, str(model_folder), strand_average=True)
+    write_probe(result, made_by, settings, folder)
 
 
 def _show_locus(
@@ -185,7 +171,9 @@ def _show_locus(
     locus = data.locus
     track = data.annotation.class_track(locus.contig, locus.start, locus.end)
     title = f"{locus.name or 'Locus'}: {locus}"
-    _save(locus_figure(prediction, track.classes, title=title), folder / "locus.png")
+    figure = locus_figure(prediction, track.classes, title=title)
+    with atomic_path(folder / "locus.png") as path:
+        save_figure(figure, path)
     table = {
         "made_by": provenance(model, str(model_folder), strand_average=True),
         "region": str(locus),
@@ -198,8 +186,3 @@ def _show_locus(
         },
     }
     write_json(table, folder / "locus.json")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        save_figure(figure, temporary)

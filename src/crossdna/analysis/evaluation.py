@@ -57,6 +57,15 @@ class Split(NamedTuple):
     held_out: Sequence[Region]
 
 
+def require_apart(split: Split) -> None:
+    """Refuse a split whose parts share a base."""
+    shared = overlap(split.train, split.held_out)
+    if shared:
+        raise CrossDNAError(
+            f"{shared[0]} is both in the training and in the held-out regions"
+        )
+
+
 def evaluate_model(
     model: Any,
     genome: Genome,
@@ -88,11 +97,7 @@ def evaluate_model(
     CrossDNAError
         A region is in both parts of the split, or no region holds a window.
     """
-    shared = overlap(split.train, split.held_out)
-    if shared:
-        raise CrossDNAError(
-            f"{shared[0]} is both in the training and in the held-out regions"
-        )
+    require_apart(split)
     baselines = fit_baselines(
         genome.fetch(region.contig, region.start, region.end) for region in split.train
     )

@@ -172,9 +172,12 @@ def random_copy(model: Any, *, seed: int) -> Any:
     """Build a model of the same configuration with random weights."""
     import torch
 
+    from crossdna.models.vocabulary import speak_alphabet
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return type(model)(model.config).to(model.device).eval()
+        copy = type(model)(model.config)
+    return speak_alphabet(copy).to(model.device).eval()
 
 
 def kmer_frequencies(ids: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
@@ -312,58 +315,3 @@ def _logistic_regression() -> Any:
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     grid = {"logisticregression__C": _PENALTIES}
     return GridSearchCV(pipeline, grid, cv=_folds(), scoring="neg_log_loss")
-
-
-class ProbeResult(NamedTuple):
-    """The probe of a model beside its rivals, and where the embeddings lie."""
-
-    scores: dict[str, ProbeScore]
-    projections: dict[str, Projection]
-    train_windows: int
-    labels: NDArray[np.int64]
-    """(held-out windows,): 1 for coding."""
-
-
-def probe_coding(
-    model: Any,
-    train: LabelledWindows,
-    held_out: LabelledWindows,
-    settings: ProbeSettings,
-    *,
-    advance: Callable[[int], None] = lambda windows: None,
-) -> ProbeResult:
-    """Probe a model, the same network with random weights, k-mers and chance.
-
-    Parameters
-    ----------
-    model
-        A model without a head.
-    train, held_out
-        From `draw_coding_windows`, of regions that do not overlap.
-    advance
-        Told how many windows have been embedded; all go through both networks.
-    """
-    networks = {
-        "pretrained": (model, "linear probe on mean embeddings"),
-        "random weights": (
-            random_copy(model, seed=settings.seed),
-            "the same network before training, same probe",
-        ),
-    }
-    scores, projections = {}, {}
-    for name, (network, description) in networks.items():
-        features = Features(
-            *(
-                mean_embeddings(
-                    network, part.ids, batch_size=settings.batch_size, advance=advance
-                )
-                for part in (train, held_out)
-            )
-        )
-        scores[name] = score_features(
-            train, held_out, features, settings, description=description
-        )
-        projections[name] = principal_components(features)
-    scores["k-mers"] = score_kmers(train, held_out, settings)
-    scores["majority"] = score_majority(held_out, settings)
-    return ProbeResult(scores, projections, len(train.labels), held_out.labels)

@@ -18,30 +18,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
-    parser.add_argument(
-        "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
-    )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument(
-        "--chromosomes", nargs="+", metavar="NAME", help="held-out chromosomes"
-    )
-    where.add_argument(
-        "--regions", type=Path, metavar="BED", help="held-out regions, 0-based"
-    )
-    train = parser.add_mutually_exclusive_group()
-    train.add_argument(
-        "--train-chromosomes",
-        nargs="+",
-        metavar="NAME",
-        help="what the baselines are fitted on; default: all other chromosomes",
-    )
-    train.add_argument(
-        "--train-regions",
-        type=Path,
-        metavar="BED",
-        help="what the baselines are fitted on, 0-based",
-    )
+    add_split_arguments(parser)
     parser.add_argument(
         "--annotation", type=Path, help="GFF3 or GTF: report by class of bases"
     )
@@ -69,6 +46,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare a model, a genome, and where to learn and where to measure."""
+    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument(
+        "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument(
+        "--chromosomes",
+        nargs="+",
+        metavar="NAME",
+        help="held-out chromosomes, or parts such as chr1:1-50,000 (1-based)",
+    )
+    where.add_argument(
+        "--regions", type=Path, metavar="BED", help="held-out regions, 0-based"
+    )
+    train = parser.add_mutually_exclusive_group()
+    train.add_argument(
+        "--train-chromosomes",
+        nargs="+",
+        metavar="NAME",
+        help="what is learned from beside the model; default: all other chromosomes",
+    )
+    train.add_argument(
+        "--train-regions",
+        type=Path,
+        metavar="BED",
+        help="what is learned from beside the model, 0-based",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write evaluation.json and evaluation.png, print the tables."""
     from crossdna.analysis.evaluate import EvaluationSettings, count_windows
@@ -86,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     genome = Genome.open(arguments.genome)
-    split = _split(arguments, genome)
+    split = read_split(arguments, genome)
     annotation = (
         Annotation.read(arguments.annotation, genome) if arguments.annotation else None
     )
@@ -110,7 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _split(arguments: argparse.Namespace, genome: Genome) -> Split:
+def read_split(arguments: argparse.Namespace, genome: Genome) -> Split:
+    """Regions that the options of `add_split_arguments` name."""
     from crossdna.analysis.evaluation import Split
     from crossdna.data.regions import complement, parse_region, read_bed
 

@@ -1,0 +1,85 @@
+"""``crossdna probe``: do a model's embeddings tell coding from intergenic windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crossdna.cli.evaluate import add_split_arguments, read_split, show
+
+if TYPE_CHECKING:
+    import argparse
+
+    from crossdna.analysis.probe_coding import ProbeResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    add_split_arguments(parser)
+    parser.add_argument("--annotation", type=Path, required=True, help="GFF3 or GTF")
+    parser.add_argument("--output", type=Path, required=True, help="directory to fill")
+    parser.add_argument(
+        "--window", type=int, default=384, help="bases in a window (%(default)s)"
+    )
+    parser.add_argument(
+        "--windows-per-class",
+        type=int,
+        default=600,
+        help="at most, in training and in held-out regions (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Probe, write probe.json and embedding.png, print a table."""
+    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.probe import ProbeSettings
+    from crossdna.analysis.probe_coding import (
+        draw_split_windows,
+        probe_coding,
+        write_probe,
+    )
+    from crossdna.analysis.provenance import provenance
+    from crossdna.cli.progress import progress
+    from crossdna.data.annotation import Annotation
+    from crossdna.data.genome import Genome
+    from crossdna.files import claim_output_directory
+
+    settings = ProbeSettings(
+        window=arguments.window,
+        windows_per_class=arguments.windows_per_class,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    genome = Genome.open(arguments.genome)
+    split = read_split(arguments, genome)
+    annotation = Annotation.read(arguments.annotation, genome)
+    train, held_out = draw_split_windows(annotation, split, settings)
+    model = load_model(arguments.model, "embedding", arguments.device)
+    output = claim_output_directory(arguments.output, resume=False)
+    total = 2 * (len(train.labels) + len(held_out.labels))
+    with progress("embedding", total, "windows") as advance:
+        result = probe_coding(model, train, held_out, settings, advance=advance)
+    made_by = provenance(model, arguments.model, strand_average=True)
+    write_probe(result, made_by, settings, output)
+    _print_result(result)
+    print(f"written: {output / 'probe.json'}, {output / 'embedding.png'}")
+    return 0
+
+
+def _print_result(result: ProbeResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{result.classes}: {len(result.labels):,} held-out windows"
+    table = Table(title=title, title_justify="left")
+    for column in ("features", "AUROC", "MCC"):
+        table.add_column(column, justify="left" if column == "features" else "right")
+    for name, score in result.scores.items():
+        label = f"{name}: {score.description}"
+        table.add_row(label, show(score.auroc), show(score.mcc))
+    Console().print(table)
