@@ -308,3 +308,48 @@ def test_overlap_of_train_and_test_is_said(tmp_path, rng, capsys):
                       tmp_path / "out", "--baselines", "none")  # fmt: skip
     assert status == 0
     assert "6 of 6 test sequences are also in train" in capsys.readouterr().err
+
+
+def test_one_fasta_per_class_in_bf16(tmp_path, rng):
+    rows = rows_with_motif(rng, 80)
+    for name, label in (("background", 0), ("enhancer", 1)):
+        records = [f">r{i}\n{s}" for i, (s, y) in enumerate(rows) if y == label]
+        (tmp_path / f"{name}.fa").write_text("\n".join(records) + "\n")
+    files = ["--train", tmp_path / "background.fa", f"yes={tmp_path / 'enhancer.fa'}"]
+    status = finetune(*files, "--output", tmp_path / "out", "--baselines", "none",
+                      "--precision", "bf16", "--class-weights")  # fmt: skip
+    assert status == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert found["classes"] == ["background", "yes"]
+
+
+def test_bases_of_regions_labelled_by_a_gff(tmp_path, rng, monkeypatch):
+    monkeypatch.setenv("CROSSDNA_CACHE", str(tmp_path / "cache"))
+    genome, bed, gff = (tmp_path / f"x.{kind}" for kind in ("fa", "bed", "gff"))
+    text, regions, features = "", [], []
+    for contig in ("c1", "c2", "c3", "c4"):
+        text += f">{contig}\n{''.join(rng.choice(list('ACGT'), 1000))}\n"
+        for start in range(0, 900, 60):
+            regions.append(f"{contig}\t{start}\t{start + 50}")
+            features.append(
+                f"{contig}\t.\texon\t{start + 11}\t{start + 30}\t.\t+\t.\t."
+            )
+    genome.write_text(text)
+    bed.write_text("\n".join(regions) + "\n")
+    gff.write_text("\n".join(features) + "\n")
+    status = finetune("--train", bed, "--genome", genome, "--base-labels", gff,
+                      "--output", tmp_path / "out", "--baselines", "none",
+                      "--shares", 0.5, 0.25, 0.25)  # fmt: skip
+    assert status == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert found["task"] == "per-base"
+    assert found["classes"] == ["none", "exon"]
+    assert found["split_by"] == "contig"
+    assert found["rows"] == {"train": 30, "valid": 15, "test": 15}
+    table = pl.read_parquet(tmp_path / "out/predictions.parquet")
+    test = table.filter(pl.col("evaluated_as") == "test")
+    assert len(set(test["contig"])) == 1
+    truth = np.array([list(row) for row in test["base_labels"]]) != "-"
+    decided = np.array(test["prediction"].to_list()) == "exon"
+    accuracy = found["model"]["metrics"]["accuracy"]["estimate"]
+    assert accuracy == pytest.approx((truth == decided).mean())

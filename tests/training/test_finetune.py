@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tests.labelled_sets import rows_with_motif, write_csv
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from crossdna import alphabet
 from crossdna.data import labelled, metrics
@@ -15,6 +15,9 @@ from crossdna.data.sequence_tables import read_sequences
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
+from crossdna.models.hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from crossdna.models.vocabulary import speak_alphabet
+from crossdna.tokenizers.character import HyenaDNATokenizer
 from crossdna.training import finetune as verb
 from crossdna.training.finetune_data import (
     BucketSampler,
@@ -108,6 +111,28 @@ def test_merged_low_rank_model_predicts_as_it_was_judged(tmp_path, sets):
     assert metrics.auroc(sets[1].labels, scores[:, 1]) == pytest.approx(
         result.best.score, abs=0.01
     )
+
+
+@pytest.mark.parametrize("method", ["full", "head", "lora"])
+def test_other_families_are_asked_in_their_own_ids(tmp_path, sets, method):
+    torch.manual_seed(0)
+    config = HyenaDNAConfig(d_model=16, n_layer=1, d_inner=32, max_seq_len=64)
+    source = tmp_path / "hyena"
+    HyenaDNAForSequenceClassification(config).save_pretrained(source)
+    HyenaDNATokenizer().save_pretrained(source)
+    recipe = changed(RECIPE, model=str(source), head="auto", method=method, epochs=1)
+    result = verb.finetune(recipe, *sets, tmp_path / "out")
+    kept = AutoModelForSequenceClassification.from_pretrained(result.best.folder)
+    scores = TaskCard.read(result.best.folder).scores(
+        predict_logits(speak_alphabet(kept), sets[1].table.ids, strand_average=True)
+    )
+    found = metrics.auroc(sets[1].labels, scores[:, 1])
+    assert found == pytest.approx(result.best.score, abs=0.02)
+    assert type(AutoTokenizer.from_pretrained(result.best.folder)).__name__ != (
+        "CrossDNATokenizer"
+    )
+    with pytest.raises(CrossDNAError, match="a head of their own"):
+        verb.finetune(changed(recipe, head="attention"), *sets, tmp_path / "no")
 
 
 def test_same_seed_same_weights_and_resumed_equals_uninterrupted(

@@ -17,6 +17,7 @@ from crossdna.analysis.inference import embeddings, load_model
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_path
 from crossdna.models.batched import length_batches, pad_batch
+from crossdna.models.vocabulary import speak_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +49,7 @@ class EmbedJob:
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load the model for this process."""
-        model = load_model(self.model, "embedding", device)
+        model = speak_alphabet(load_model(self.model, "embedding", device))
 
         def work(sequences: Sequence[NDArray[np.uint8]]) -> Arrays:
             return {"vectors": embed_sequences(model, sequences, self)}

@@ -14,6 +14,7 @@ from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
+from crossdna.models.vocabulary import speak_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class FinetunedModel:
         card = TaskCard.read(path)
         per_base = card.task.kind == "per-base"
         model = load_model(path, "per-base" if per_base else "classification", device)
-        return cls(name or str(folder), model, card)
+        return cls(name or str(folder), speak_alphabet(model), card)
 
     def on_strands(self, strands: Strands) -> FinetunedModel:
         """The same model, asked with or without averaging over the strands."""

@@ -174,6 +174,7 @@ def _fit(
     from crossdna.analysis.finetuned import FinetunedModel
     from crossdna.analysis.inference import load_model
     from crossdna.analysis.probing import ProbeModel
+    from crossdna.models.vocabulary import speak_alphabet
     from crossdna.training.finetune import finetune
 
     def baseline() -> Fitted:
@@ -181,7 +182,7 @@ def _fit(
         return benchmark.Fitted(fitted)
 
     def probe() -> Fitted:
-        network = load_model(model, "embedding", arguments.device)
+        network = speak_alphabet(load_model(model, "embedding", arguments.device))
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
         return benchmark.Fitted(fitted, parameters=size)

@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
     from crossdna.errors import CrossDNAError
+    from crossdna.models.vocabulary import speak_alphabet
 
     output = embed.check_output(arguments.output)
     devices = worker_devices(arguments.device, arguments.workers)
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     model = load_model(arguments.model, "embedding", devices[0])
     # A layer that does not exist is found out before anything is written.
-    embed.embed_sequences(model, table.ids[:1], job)
+    embed.embed_sequences(speak_alphabet(model), table.ids[:1], job)
     facts = provenance(model, arguments.model, strand_average=job.strand_average)
     size = max(1, arguments.chunk_size)
     identity = {

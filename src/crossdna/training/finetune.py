@@ -20,10 +20,15 @@ from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_open
-from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.training.checkpoints import complete_checkpoints
 from crossdna.training.finetune_data import TrainingRows, target_scale
-from crossdna.training.finetune_model import build_model, merged, restrict
+from crossdna.training.finetune_model import (
+    build_model,
+    has_poolings,
+    merged,
+    restrict,
+    save_tokenizer,
+)
 from crossdna.training.finetune_trainer import (
     FinetuneTrainer,
     StopEarly,
@@ -120,9 +125,11 @@ def finetune(
     check_lengths(recipe, train, valid)
     trials: list[dict[str, Any]] = []
     choice = _choose(recipe, train, valid, folder, trials)
-    recipe = replace(recipe, head=choice.pooling, strands=choice.strands)
+    recipe = replace(recipe, strands=choice.strands)
+    if has_poolings(recipe.model):
+        recipe = replace(recipe, head=choice.pooling)
     if recipe.trials:
-        recipe = search(recipe, train, valid, folder, trials)
+        recipe = search(recipe, choice, train, valid, folder, trials)
     runs = [
         run_once(
             recipe, choice, train, valid, folder / f"seed-{seed}", seed, recipe.epochs
@@ -153,6 +160,13 @@ def candidates(
     anchored at a landmark has a direction; others may read both.
     """
     if train.task.kind == "per-base":
+        return [Choice(pooling="mean", strands=_resolve(recipe, "both"))]
+    if not has_poolings(recipe.model):
+        if recipe.head != "auto":
+            raise CrossDNAError(
+                f"{recipe.model}: models of this family have a head of their own; "
+                "leave --head out"
+            )
         return [Choice(pooling="mean", strands=_resolve(recipe, "both"))]
     lengths = {*train.table.lengths.tolist(), *valid.table.lengths.tolist()}
     found = [
@@ -195,6 +209,7 @@ def _choose(
 
 def search(
     recipe: FinetuneRecipe,
+    choice: Choice,
     train: LabelledSet,
     valid: LabelledSet,
     folder: Path,
@@ -219,7 +234,6 @@ def search(
     sampler = optuna.samplers.TPESampler(seed=recipe.seeds[0])
     study = optuna.create_study(direction="maximize", sampler=sampler)
     found: list[FinetuneRecipe] = []
-    (choice,) = candidates(recipe, train, valid)
 
     def objective(trial: Any) -> float:
         rate = recipe.learning_rate
@@ -287,7 +301,7 @@ def run_once(
     mean_length = float(train.table.lengths.mean())
     trainer.add_callback(RichProgress(round(recipe.batch_size * mean_length)))
     _train(trainer, recipe.patience)
-    result = _finish(trainer, folder, seed)
+    result = _finish(trainer, recipe.model, folder, seed)
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -335,7 +349,7 @@ def _arguments(
     )
 
 
-def _finish(trainer: FinetuneTrainer, folder: Path, seed: int) -> RunResult:
+def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> RunResult:
     """Choose thresholds on the development set and write the checkpoint."""
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     total = sum(p.numel() for p in network.parameters())
@@ -358,6 +372,7 @@ def _finish(trainer: FinetuneTrainer, folder: Path, seed: int) -> RunResult:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(folder) as staging:
         save_model(merged(network), staging)
+        save_tokenizer(model, staging)
         replace(trainer.card, thresholds=thresholds).write(staging)
         with atomic_open(staging / RESULT_NAME) as handle:
             json.dump(facts, handle, indent=1)
@@ -373,7 +388,6 @@ def save_model(model: Any, folder: Path) -> None:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-    CrossDNATokenizer().save_pretrained(folder)
 
 
 def _history(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:

@@ -12,10 +12,13 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import CrossDNAConfig
+from crossdna.models.vocabulary import speak_alphabet
+from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.training.finetune_recipe import NEW, RANDOM
 
 if TYPE_CHECKING:
@@ -49,7 +52,8 @@ def build_model(
 ) -> PreTrainedModel:
     """Load or make a network, and give it a new head for the task.
 
-    New weights are drawn from torch's generator.
+    New weights are drawn from torch's generator. The model takes ids of
+    `crossdna.alphabet`, whatever its family.
 
     Parameters
     ----------
@@ -80,8 +84,8 @@ def build_model(
     )
     try:
         if recipe.is_new:
-            return auto.from_config(config)
-        return auto.from_pretrained(recipe.model, config=config)
+            return speak_alphabet(auto.from_config(config))
+        return speak_alphabet(auto.from_pretrained(recipe.model, config=config))
     except CrossDNAError:
         raise
     except (OSError, ValueError) as error:
@@ -109,13 +113,27 @@ def _config(name: str) -> Any:
         raise CrossDNAError(f"{name}: {str(error).splitlines()[0]}") from error
 
 
+def has_poolings(name: str) -> bool:
+    """Whether a model's sequence head is ours, whose `head_pooling` can be chosen."""
+    return _config(name).model_type == CrossDNAConfig.model_type
+
+
+def save_tokenizer(name: str, folder: Path) -> None:
+    """Put the tokenizer of a model's family beside its checkpoint."""
+    if _config(name).model_type == CrossDNAConfig.model_type:
+        CrossDNATokenizer().save_pretrained(folder)
+    else:
+        AutoTokenizer.from_pretrained(name.removeprefix(RANDOM)).save_pretrained(folder)
+
+
 def restrict(model: PreTrainedModel, recipe: FinetuneRecipe) -> Any:
     """Leave only those weights trainable that the method changes."""
     if recipe.method == "full":
         return model
+    network = f"{model.base_model_prefix}."
     if recipe.method == "head":
         for name, parameter in model.named_parameters():
-            parameter.requires_grad = name.startswith("head.")
+            parameter.requires_grad = not name.startswith(network)
         return model
     try:
         from peft import LoraConfig, get_peft_model
@@ -123,7 +141,7 @@ def restrict(model: PreTrainedModel, recipe: FinetuneRecipe) -> Any:
         raise CrossDNAError(
             "lora needs peft: pip install 'crossdna[finetune]'"
         ) from None
-    network = f"{model.base_model_prefix}."
+    heads = [name for name, _ in model.named_children() if f"{name}." != network]
     targets = [
         name
         for name, module in model.named_modules()
@@ -133,7 +151,7 @@ def restrict(model: PreTrainedModel, recipe: FinetuneRecipe) -> Any:
         r=recipe.lora_rank,
         lora_alpha=2 * recipe.lora_rank,
         target_modules=targets,
-        modules_to_save=["head"],
+        modules_to_save=heads,
     )
     with warnings.catch_warnings():
         # peft asks transformers in a way that transformers is giving up.
