@@ -19,6 +19,7 @@ from transformers import (
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+from crossdna.models.vocabulary import speak_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,11 +59,13 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a checkpoint directory (or hub id) for a task, ready to be asked.
 
+    Models of other families take and give the ids of `crossdna.alphabet` too.
+
     Raises
     ------
     CrossDNAError
-        No such directory, no checkpoint in it, a family that cannot do the task, or
-        weights that do not fit.
+        No such directory, no checkpoint in it, a family that cannot do the task or does
+        not read one id per base, or weights that do not fit.
     """
     path = Path(name)
     if path.exists() and not (path / "config.json").is_file():
@@ -77,7 +80,7 @@ def load_model(
         raise
     except (OSError, ValueError) as error:
         raise CrossDNAError(f"{name}: {str(error).splitlines()[0]}") from error
-    return model.to(chosen).eval()
+    return speak_alphabet(model).to(chosen).eval()
 
 
 @contextlib.contextmanager
