@@ -8,15 +8,12 @@ forget it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Ids of A C G T N [MASK] [PAD], in the order of `crossdna.alphabet`, by model_type.
 _CHARACTER_LAYOUT: Final = (7, 8, 9, 10, 11, 3, 4)
@@ -44,7 +41,7 @@ def alphabet_ids(config: Any) -> tuple[int, ...]:
     return IDS_BY_FAMILY[config.model_type]
 
 
-def speak_alphabet(model: PreTrainedModel) -> PreTrainedModel:
+def speak_alphabet(model: Any) -> Any:
     """Make a model take ids of `crossdna.alphabet` and give logits over A C G T N.
 
     The model itself is changed and returned, for asking, not for saving and training
