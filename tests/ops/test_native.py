@@ -150,8 +150,9 @@ def test_operators_are_registered_soundly():
     state = torch.zeros(2, 3, 12, 20)
     torch.library.opcheck(delta._forward, (*leaves[:5], *feedback, state, True))
     leaves = [x.requires_grad_() for x in window_operands()]
-    table = torch.rand(2, 150, 6).unbind(0)
-    torch.library.opcheck(window._forward, (*leaves, None, *table, 40, True))
+    table = torch.rand(2, 170, 6).unbind(0)
+    past = [x.detach()[:, :20].clone() for x in leaves[1:]]
+    torch.library.opcheck(window._forward, (*leaves, *past, None, *table, 40, True))
     x, taps = (x.requires_grad_() for x in conv_operands())
     taps = taps.detach().t().contiguous()
     torch.library.opcheck(conv._forward, (x, taps, torch.zeros(2, 3, 32), True))

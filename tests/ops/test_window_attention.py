@@ -214,12 +214,14 @@ def test_flex_attention_is_given_the_right_blocks(cached, masked):
     if masked:
         visible = torch.rand(2, 300 + cached) > 0.3
     arguments = (q[:, cached:], k, v, visible, 100, THETA)
+    past = (k[:, :cached], v[:, :cached])
+    pieces = (q[:, cached:], k[:, cached:], v[:, cached:], *past, visible, 100, THETA)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
         output = gpu.attend(flex_attention, *arguments)
     from crossdna.ops.window_attention import reference
 
-    torch.testing.assert_close(output, reference.window_attention(*arguments))
+    torch.testing.assert_close(output, reference.window_attention(*pieces))
 
 
 def test_flex_attention_skips_blocks_outside_the_window():

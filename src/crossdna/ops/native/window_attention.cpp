@@ -27,9 +27,9 @@ struct Strides {
 
 struct Problem {
   int64_t batch, length, total, heads, width, window;
-  const void *q, *k, *v;
-  Strides qs, ks, vs;
-  const uint8_t* visible;  // (batch, total) or null
+  const void *q, *k, *v, *past_k, *past_v;
+  Strides qs, ks, vs, past_ks, past_vs;
+  const uint8_t* visible;  // (batch, total) or null; total = past + length
   const float *cosines, *sines;
   int64_t first_query() const { return total - length; }
   int64_t blocks() const { return (length + BLOCK - 1) / BLOCK; }
@@ -83,11 +83,15 @@ void read_keys(const Problem& p, int64_t b, int64_t h, const Range& r, float* k,
                float* v) {
   const int64_t wp = padded(p.width);
   for (int64_t j = r.low; j < r.to; ++j) {
+    const int64_t t = j - p.first_query();
+    const T* key = t < 0 ? static_cast<const T*>(p.past_k) + p.past_ks.at(b, j, h)
+                         : static_cast<const T*>(p.k) + p.ks.at(b, t, h);
+    const T* value = t < 0 ? static_cast<const T*>(p.past_v) + p.past_vs.at(b, j, h)
+                           : static_cast<const T*>(p.v) + p.vs.at(b, t, h);
     float* row = k + (j - r.low) * wp;
-    read_row(static_cast<const T*>(p.k) + p.ks.at(b, j, h), p.width, wp, row);
+    read_row(key, p.width, wp, row);
     rotate(p, j - r.low, 1.0f, row);
-    read_row(static_cast<const T*>(p.v) + p.vs.at(b, j, h), p.width, wp,
-             v + (j - r.low) * wp);
+    read_row(value, p.width, wp, v + (j - r.low) * wp);
   }
   // Scores are taken GROUP keys at a time.
   std::memset(k + r.keys() * wp, 0, GROUP * wp * 4);
@@ -527,15 +531,16 @@ void backward(const Problem& p, const T* output, const T* d_output,
   }
 }
 
-// sizes: batch, length, total, heads, width, window; strides: three per operand.
+// sizes: batch, length, past + length, heads, width, window; strides: three for each of
+// q, k, v, past k, past v.
 Problem problem(const int64_t* sizes, const int64_t* strides, const void* const* x,
                 const uint8_t* visible, const float* cosines, const float* sines) {
   Problem p;
   p.batch = sizes[0], p.length = sizes[1], p.total = sizes[2], p.heads = sizes[3];
   p.width = sizes[4], p.window = sizes[5];
-  p.q = x[0], p.k = x[1], p.v = x[2];
-  Strides* all[] = {&p.qs, &p.ks, &p.vs};
-  for (int i = 0; i < 3; ++i)
+  p.q = x[0], p.k = x[1], p.v = x[2], p.past_k = x[3], p.past_v = x[4];
+  Strides* all[] = {&p.qs, &p.ks, &p.vs, &p.past_ks, &p.past_vs};
+  for (int i = 0; i < 5; ++i)
     *all[i] = Strides{strides[3 * i], strides[3 * i + 1], strides[3 * i + 2]};
   p.visible = visible, p.cosines = cosines, p.sines = sines;
   return p;

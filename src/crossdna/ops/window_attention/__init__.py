@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch import bool as bool_
 from torch import cat
 
 from crossdna.errors import CrossDNAError
@@ -98,17 +99,18 @@ def window_attention(
     """
     _check(q, k, v, window, cache, mask)
     if cache is None:
-        keys, values, visible = k, v, mask
-    else:
-        keys = cat([cache.keys.to(k.dtype), k], 1)
-        values = cat([cache.values.to(v.dtype), v], 1)
-        visible = _joined_mask(cache, k, mask)
-    if visible is not None:
-        visible = visible.bool()
-    arguments = (q, keys, values, visible, window, rope_theta)
+        cache = WindowCache(k[:, :0], v[:, :0], None)
+    past_keys, past_values = cache.keys.to(k.dtype), cache.values.to(v.dtype)
+    visible = _joined_mask(cache, k, mask)
+    arguments = (q, k, v, past_keys, past_values, visible, window, rope_theta)
     chosen = choose("window_attention", BACKENDS, backend, arguments)
     output = chosen.kernel(*arguments)
-    return WindowAttentionOutput(output, _last(keys, values, visible, window - 1))
+    kept = WindowCache(
+        _last(past_keys, k, window - 1),
+        _last(past_values, v, window - 1),
+        None if visible is None else _last(visible[:, :0], visible, window - 1),
+    )
+    return WindowAttentionOutput(output, kept)
 
 
 def _joined_mask(cache: WindowCache, k: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -116,22 +118,21 @@ def _joined_mask(cache: WindowCache, k: Tensor, mask: Tensor | None) -> Tensor |
         return None
     old, new = cache.mask, mask
     if old is None:
-        old = k.new_ones(cache.keys.shape[:2], dtype=mask.dtype)  # type: ignore[union-attr]
+        old = k.new_ones(cache.keys.shape[:2], dtype=bool_)
     if new is None:
-        new = k.new_ones(k.shape[:2], dtype=old.dtype)
+        new = k.new_ones(k.shape[:2], dtype=bool_)
     return cat([old.bool(), new.bool()], 1)
 
 
-def _last(
-    keys: Tensor, values: Tensor, visible: Tensor | None, count: int
-) -> WindowCache:
-    start = max(0, keys.shape[1] - count)
-    # Copies: a view would keep the whole piece alive between two calls.
-    return WindowCache(
-        keys[:, start:].clone(),
-        values[:, start:].clone(),
-        None if visible is None else visible[:, start:].clone(),
-    )
+def _last(past: Tensor, new: Tensor, count: int) -> Tensor:
+    """Give the last `count` of past and new, or all if there are fewer.
+
+    A copy: a view would keep the whole piece alive between two calls.
+    """
+    length = new.shape[1]
+    if length >= count:
+        return new[:, length - count :].clone()
+    return cat([past[:, max(0, past.shape[1] + length - count) :], new], 1)
 
 
 def _check(

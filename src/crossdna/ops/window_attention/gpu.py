@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossdna.ops.dispatch import probe
-from crossdna.ops.window_attention.torch import rotated
+from crossdna.ops.window_attention.torch import joined, rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,8 @@ def window_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    past_keys: Tensor,
+    past_values: Tensor,
     visible: Tensor | None,
     window: int,
     rope_theta: float,
@@ -35,6 +37,7 @@ def window_attention(
     # Inside a larger compiled graph the kernel is compiled with it.
     inside = torch.compiler.is_compiling()
     kernel: Any = flex_attention if inside else _compiled()
+    k, v = joined(k, v, past_keys, past_values)
     return attend(kernel, q, k, v, visible, window, rope_theta)
 
 
@@ -47,7 +50,10 @@ def attend(
     window: int,
     rope_theta: float,
 ) -> Tensor:
-    """Call `kernel` (flex_attention, compiled or not) with this window's block mask."""
+    """Call `kernel` (flex_attention, compiled or not) with this window's block mask.
+
+    k and v start with what was cached.
+    """
     offset = k.shape[1] - q.shape[1]
     mask = block_mask(q.shape[1], offset, window, visible, q.device)
     q, k = rotated(q, k, rope_theta)
@@ -116,9 +122,8 @@ def reject(
     q: Tensor,
     k: Tensor,
     _v: Tensor,
-    _visible: Tensor | None,
-    _window: int,
-    _rope_theta: float,
+    past_keys: Tensor,
+    *_others: Any,
 ) -> str | None:
     """Say why this call cannot run on flex_attention, or None."""
     if q.device.type != "cuda":
@@ -127,6 +132,6 @@ def reject(
         return f"{q.dtype} is not supported by the kernels"
     if q.shape[-1] < 16:
         return f"needs heads of at least 16, got {q.shape[-1]}"
-    if k.shape[1] > MAX_KEYS:
+    if past_keys.shape[1] + k.shape[1] > MAX_KEYS:
         return f"more than {MAX_KEYS} keys in one call"
     return unavailable()

@@ -21,14 +21,14 @@ def reject(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    _visible: Tensor | None,
-    _window: int,
-    _rope_theta: float,
+    past_keys: Tensor,
+    past_values: Tensor,
+    *_others: Any,
 ) -> str | None:
     """Say why this call cannot run on the kernel, or None."""
-    if {x.device.type for x in (q, k, v)} != {"cpu"}:
+    if {x.device.type for x in (q, k, v, past_keys, past_values)} != {"cpu"}:
         return f"needs CPU tensors, got {q.device.type}"
-    if shared_dtype(q, k, v) is None:
+    if shared_dtype(q, k, v, past_keys, past_values) is None:
         return f"needs q, k, v all float32 or all bfloat16, got {q.dtype}"
     return build.unavailable()
 
@@ -37,45 +37,51 @@ def window_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    past_keys: Tensor,
+    past_values: Tensor,
     visible: Tensor | None,
     window: int,
     rope_theta: float,
 ) -> Tensor:
     """Attend; arguments as in `reference.window_attention`."""
-    positions = torch.arange(min(k.shape[1], window + BLOCK))
+    total = past_keys.shape[1] + k.shape[1]
+    positions = torch.arange(min(total, window + BLOCK))
     table = rotary_table(positions, q.shape[-1], rope_theta, torch.float32)
-    train = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    return _forward(q, k, v, visible, *table, window, train)[0]
+    operands = (q, k, v, past_keys, past_values)
+    train = torch.is_grad_enabled() and any(x.requires_grad for x in operands)
+    return _forward(*operands, visible, *table, window, train)[0]
 
 
 def _rows(*tensors: Tensor) -> list[Tensor]:
-    """Make the last axis of q, k, v contiguous; other strides are free."""
+    """Make the last axis of the operands contiguous; other strides are free."""
     return [x if x.stride(-1) == 1 else x.contiguous() for x in tensors]
 
 
-def _geometry(q: Tensor, k: Tensor, window: int) -> Any:
+def _geometry(q: Tensor, past_keys: Tensor, window: int) -> Any:
     batch, length, heads, width = q.shape
-    return sizes(batch, length, k.shape[1], heads, width, window)
+    return sizes(batch, length, past_keys.shape[1] + length, heads, width, window)
 
 
 @torch.library.custom_op("crossdna::window_attention", mutates_args=())
-def _forward(
+def _forward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    past_keys: Tensor,
+    past_values: Tensor,
     visible: Tensor | None,
     cosines: Tensor,
     sines: Tensor,
     window: int,
     train: bool,
 ) -> tuple[Tensor, Tensor]:
-    q, k, v = _rows(q, k, v)
+    operands = _rows(q, k, v, past_keys, past_values)
     output, log_sums = _empty(q, train)
     visible = None if visible is None else visible.contiguous()
     build.library().crossdna_window_attention_forward(
-        _geometry(q, k, window),
-        strides(q, k, v),
-        pointers(q, k, v),
+        _geometry(q, past_keys, window),
+        strides(*operands),
+        pointers(*operands),
         None if visible is None else pointer(visible),
         pointer(cosines),
         pointer(sines),
@@ -103,6 +109,8 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    past_keys: Tensor,
+    past_values: Tensor,
     visible: Tensor | None,
     cosines: Tensor,
     sines: Tensor,
@@ -111,14 +119,14 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     d_output: Tensor,
     window: int,
 ) -> list[Tensor]:
-    q, k, v = _rows(q, k, v)
-    gradients = _empty_gradients(q, k)
+    operands = _rows(q, k, v, past_keys, past_values)
+    gradients = _empty_gradients(q, past_keys)
     d_output = d_output.contiguous()
     visible = None if visible is None else visible.contiguous()
     build.library().crossdna_window_attention_backward(
-        _geometry(q, k, window),
-        strides(q, k, v),
-        pointers(q, k, v),
+        _geometry(q, past_keys, window),
+        strides(*operands),
+        pointers(*operands),
         None if visible is None else pointer(visible),
         pointer(cosines),
         pointer(sines),
@@ -132,18 +140,22 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     return gradients
 
 
-def _empty_gradients(q: Tensor, k: Tensor) -> list[Tensor]:
+def _empty_gradients(q: Tensor, past_keys: Tensor) -> list[Tensor]:
+    batch, length, *others = q.shape
+    joined = (batch, past_keys.shape[1] + length, *others)
     # Overlapping blocks of queries add to the same keys and values.
     return [
         q.new_empty(q.shape, dtype=torch.float32),
-        k.new_zeros(k.shape, dtype=torch.float32),
-        k.new_zeros(k.shape, dtype=torch.float32),
+        q.new_zeros(joined, dtype=torch.float32),
+        q.new_zeros(joined, dtype=torch.float32),
     ]
 
 
 @_backward.register_fake
-def _(q: Tensor, k: Tensor, *_others: Any) -> list[Tensor]:
-    return _empty_gradients(q, k)
+def _(
+    q: Tensor, _k: Tensor, _v: Tensor, past_keys: Tensor, *_others: Any
+) -> list[Tensor]:
+    return _empty_gradients(q, past_keys)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -154,11 +166,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _differentiate(
     ctx: Any, d_output: Tensor, _d_log_sums: Tensor
 ) -> tuple[Tensor | None, ...]:
-    q, k, v, visible, cosines, sines, output, log_sums = ctx.saved_tensors
-    gradients = _backward(
-        q, k, v, visible, cosines, sines, output, log_sums, d_output, ctx.window
-    )
-    return *(g.to(q.dtype) for g in gradients), None, None, None, None, None
+    *tensors, log_sums = ctx.saved_tensors
+    gradients = _backward(*tensors, log_sums, d_output, ctx.window)
+    past = tensors[3].shape[1]
+    dq, dk, dv = (g.to(tensors[0].dtype) for g in gradients)
+    operands = (dq, dk[:, past:], dv[:, past:], dk[:, :past], dv[:, :past])
+    return *operands, None, None, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_setup)

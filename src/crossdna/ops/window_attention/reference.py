@@ -47,14 +47,18 @@ def window_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    past_keys: Tensor,
+    past_values: Tensor,
     visible: Tensor | None,
     window: int,
     rope_theta: float,
 ) -> Tensor:
-    """Attend; k, v and visible start with what was cached.
+    """Attend to what was cached (batch, past, heads, width) and what is new.
 
-    Other arguments as in `crossdna.ops.window_attention.window_attention`.
+    `visible` (batch, past + length) covers both, where it is given. Other arguments as
+    in `crossdna.ops.window_attention.window_attention`.
     """
+    k, v = torch.cat([past_keys, k], 1), torch.cat([past_values, v], 1)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     total, width = k.shape[1], q.shape[-1]
     positions = torch.arange(total, device=q.device)

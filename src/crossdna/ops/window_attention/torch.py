@@ -16,11 +16,14 @@ def window_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    past_keys: Tensor,
+    past_values: Tensor,
     visible: Tensor | None,
     window: int,
     rope_theta: float,
 ) -> Tensor:
     """Attend; arguments as in `reference.window_attention`."""
+    k, v = joined(k, v, past_keys, past_values)
     q, k = rotated(q, k, rope_theta)
     if k.shape[1] <= window and q.shape == k.shape and visible is None:
         return _attend(q, k, v, None)
@@ -88,6 +91,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         attn_mask=seen,
         is_causal=seen is None,
     ).transpose(1, 2)
+
+
+def joined(
+    k: Tensor, v: Tensor, past_keys: Tensor, past_values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Put what was cached before what is new."""
+    if past_keys.shape[1] == 0:
+        return k, v
+    return torch.cat([past_keys, k], 1), torch.cat([past_values, v], 1)
 
 
 def rotated(q: Tensor, k: Tensor, rope_theta: float) -> tuple[Tensor, Tensor]:
