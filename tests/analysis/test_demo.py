@@ -160,7 +160,9 @@ def finished(annotation, tmp_path_factory):
     (model / "training_log.jsonl").write_text(
         "".join(json.dumps(r) + "\n" for r in log)
     )
-    (model / "recipe.toml").write_text("[train]\nsteps = 2\n")
+    (model / "recipe.toml").write_text(
+        "[windows]\nlength = 100\n[train]\nbatch_size = 8\n"
+    )
     facts = {"steps": 2, "weights_of_step": 2, "device": "cpu", "processes": 1}
     (model / "provenance.json").write_text(json.dumps(facts))
     data = demo.DemoData(

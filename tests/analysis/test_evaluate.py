@@ -8,6 +8,7 @@ import torch
 
 from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, alphabet
 from crossdna.analysis import evaluate, evaluation, strands
+from crossdna.analysis import hidden as bases
 from crossdna.analysis.baselines import fit_baselines
 from crossdna.analysis.inference import base_log_probabilities
 from crossdna.data.annotation import Annotation
@@ -122,8 +123,8 @@ def test_hidden_bases_are_shown_as_mask_and_are_never_n(rng):
     windows = rng.integers(5, size=(6, 200)).astype(np.uint8)
     numbers = np.arange(6)
     for hidden in (
-        evaluate.hide_random(windows, numbers, share=0.15, seed=1),
-        evaluate.hide_isolated(windows, numbers, spacing=32, seed=1),
+        bases.hide_random(windows, numbers, share=0.15, seed=1),
+        bases.hide_isolated(windows, numbers, spacing=32, seed=1),
     ):
         assert (hidden.truth < 4).all()
         shown = hidden.masked == alphabet.MASK
@@ -133,7 +134,7 @@ def test_hidden_bases_are_shown_as_mask_and_are_never_n(rng):
 
 def test_isolated_bases_have_complete_context(rng):
     windows = rng.integers(4, size=(6, 200)).astype(np.uint8)
-    hidden = evaluate.hide_isolated(windows, np.arange(6), spacing=32, seed=1)
+    hidden = bases.hide_isolated(windows, np.arange(6), spacing=32, seed=1)
     for row in range(6):
         gaps = np.diff(hidden.columns[hidden.rows == row])
         assert (gaps == 32).all()
@@ -141,13 +142,13 @@ def test_isolated_bases_have_complete_context(rng):
 
 def test_windows_are_spread_evenly_and_keep_their_numbers():
     regions = [Region("a", 5, 1005), Region("b", 0, 99), Region("c", 0, 1000)]
-    (a, c) = evaluate.tile_windows(regions, 100)
+    (a, c) = bases.tile_windows(regions, 100)
     assert a.starts.tolist() == list(range(5, 1005, 100))
     assert [*a.indices, *c.indices] == list(range(20))
-    (a, c) = evaluate.tile_windows(regions, 100, max_windows=4)
+    (a, c) = bases.tile_windows(regions, 100, max_windows=4)
     assert [*a.indices, *c.indices] == [0, 6, 13, 19]
     with pytest.raises(CrossDNAError, match="shorter windows"):
-        evaluate.tile_windows([Region("b", 0, 99)], 100)
+        bases.tile_windows([Region("b", 0, 99)], 100)
 
 
 def test_strand_difference_vanishes_with_averaging(genome, model, split):

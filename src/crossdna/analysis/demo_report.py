@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdna.analysis.evaluate import (
@@ -114,7 +115,9 @@ def _opening(files: DemoFiles) -> list[Any]:
     group = _everywhere(files.evaluation["conditions"][0])
     bits = group["scores"][MODEL]["bits"]["estimate"]
     auroc = files.probe["scores"]["pretrained"]["auroc"]["estimate"]
-    training = files.training
+    recipe = tomllib.loads(files.recipe)
+    step_bases = recipe["train"]["batch_size"] * recipe["windows"]["length"]
+    bases = files.training["steps"] * step_bases
     return [
         Paragraph(
             "A DNA language model was trained from nothing to guess hidden bases of a "
@@ -126,7 +129,7 @@ def _opening(files: DemoFiles) -> list[Any]:
         Facts(
             {
                 "Parameters": f"{files.evaluation['parameters']:,}",
-                "Training steps": f"{training['steps']:,}",
+                "Bases read in training": f"{bases / 1e6:.2f} million",
                 "Held-out bases asked": f"{group['positions']:,}",
                 "Bits per hidden base": f"{bits:.3f} (guess: 2)",
                 "Coding or not, AUROC": f"{auroc:.3f} (chance: 0.5)",
@@ -137,15 +140,17 @@ def _opening(files: DemoFiles) -> list[Any]:
 
 def _training_section(files: DemoFiles) -> Section:
     best, last = files.training["weights_of_step"], files.training["steps"]
+    group = _everywhere(files.evaluation["conditions"][0])
+    composition = group["scores"]["markov-0"]["bits"]["estimate"]
     return Section(
         "Training",
         [
             Paragraph(
-                "15 % of the bases of each window were selected and most of them shown "
+                "Some of the bases of each window were selected and most of them shown "
                 "as [MASK]. The curve is the number of bits the model needs for each "
-                "selected base: 2 is a blind guess among four bases, and 1.96 is what "
-                "knowing the genome's base composition gives in yeast. The validation "
-                "windows lie on a chromosome that is neither trained on nor used below."
+                "selected base: 2 is a blind guess among four bases, and "
+                f"{composition:.2f} is what the share of each base alone gives. "
+                "The validation windows are neither trained on nor used below."
             ),
             Picture(
                 files.folder / "loss.png",
@@ -341,6 +346,9 @@ def _record_section(files: DemoFiles) -> Section:
         "Checkpoint": f"{made_by['checkpoint']}, weights {made_by['fingerprint']}",
         "Strands": made_by["strand_policy"],
     }
+    runtime = [row["train_runtime"] for row in files.log if "train_runtime" in row]
+    if runtime:
+        facts["Time for training"] = f"{runtime[-1]:.0f} s since it was last started"
     for stage in ("evaluation", "probe", "locus"):
         seconds = stage_seconds(files.folder / stage)
         facts[f"Time for {stage}"] = f"{seconds:.0f} s"

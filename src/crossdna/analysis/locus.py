@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from crossdna import alphabet
-from crossdna.analysis.evaluate import masked_log_probabilities
+from crossdna.analysis.hidden import masked_log_probabilities
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

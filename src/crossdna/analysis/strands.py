@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from crossdna import alphabet
-from crossdna.analysis.evaluate import (
-    EvaluationSettings,
+from crossdna.analysis.evaluate import EvaluationSettings, window_sums
+from crossdna.analysis.hidden import (
     Hidden,
     batches,
     hide_random,
     masked_log_probabilities,
     tile_windows,
-    window_sums,
 )
 from crossdna.analysis.statistics import Interval, interval, resampled_ratios
 
