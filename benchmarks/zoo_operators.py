@@ -23,6 +23,7 @@ from transformers.models.mamba import modeling_mamba
 
 from crossdna.models.hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from crossdna.ops.long_conv import long_conv
+from crossdna.ops.native.build import build
 from crossdna.ops.selective_scan import selective_scan
 
 STATES = 16
@@ -42,11 +43,12 @@ def best_of(repeats, **functions):
     return best
 
 
-def row(operator, mode, shape, seconds, other):
+def row(operator, backend, mode, shape, seconds, other):
     batch, length, channels = shape
     ours, theirs = seconds["ours"], seconds["other"]
     return {
         "operator": operator,
+        "backend": backend,
         "mode": mode,
         "batch": batch,
         "length": length,
@@ -76,7 +78,7 @@ def transformers_scan(u, delta, A, B, C, D):
     return scan(x, dt, A, b, c, D)
 
 
-def scan_row(shape, mode, repeats):
+def scan_row(backend, shape, mode, repeats):
     operands = [x.requires_grad_(mode == "training") for x in draw_scan(*shape)]
 
     def run(function):
@@ -88,10 +90,11 @@ def scan_row(shape, mode, repeats):
 
     seconds = best_of(
         repeats,
-        ours=lambda: run(lambda: selective_scan(*operands).output),
+        ours=lambda: run(lambda: selective_scan(*operands, backend=backend).output),
         other=lambda: run(lambda: transformers_scan(*operands)),
     )
-    return row("selective_scan", mode, shape, seconds, "transformers Mamba, slow path")
+    other = "transformers Mamba, slow path"
+    return row("selective_scan", backend, mode, shape, seconds, other)
 
 
 def plain_fft(u, kernel, skip):
@@ -110,7 +113,8 @@ def convolution_row(shape, repeats):
             ours=lambda: long_conv(u, kernel, skip),
             other=lambda: plain_fft(u, kernel, skip),
         )
-    return row("long_conv", "forward", shape, seconds, "one torch.fft over everything")
+    other = "one torch.fft over everything"
+    return row("long_conv", "torch", "forward", shape, seconds, other)
 
 
 def long_row():
@@ -141,9 +145,11 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
+    build()
     rows = [long_row()] if arguments.long else []
-    rows += [scan_row(shape, "forward", arguments.repeats) for shape in SCANS]
-    rows += [scan_row(shape, "training", 1) for shape in TRAININGS]
+    for backend in ("native", "torch"):
+        rows += [scan_row(backend, s, "forward", arguments.repeats) for s in SCANS]
+        rows += [scan_row(backend, shape, "training", 1) for shape in TRAININGS]
     rows += [convolution_row(shape, arguments.repeats) for shape in CONVOLUTIONS]
     for line in rows:
         print(line, flush=True)
