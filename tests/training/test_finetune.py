@@ -210,6 +210,22 @@ def test_strands_and_order_depend_on_seed_and_epoch_only(sets):
     assert 0.2 < np.mean(turned) < 0.8
 
 
+def test_noise_hides_bases_and_is_drawn_anew(sets):
+    scale = TargetScale(np.zeros(0), np.ones(0))
+    rows = TrainingRows(sets[0], scale, both_strands=False, seed=3, noise=0.2)
+
+    def epoch(number):
+        rows.set_epoch(number)
+        return np.stack([rows[row].ids for row in range(len(rows))])
+
+    clean, first = np.stack(sets[0].table.ids), epoch(0)
+    hidden = first == alphabet.N
+    assert 0.15 < hidden.mean() < 0.25
+    assert np.array_equal(first[~hidden], clean[~hidden])
+    assert np.array_equal(epoch(0), first)
+    assert not np.array_equal(epoch(1), first)
+
+
 def test_buckets_hold_similar_lengths(rng):
     lengths = rng.integers(10, 500, 1000)
     batches = list(BucketSampler(lengths, 20, seed=0))

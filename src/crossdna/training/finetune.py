@@ -286,7 +286,7 @@ def run_once(
         scales=tuple(scale.scales.tolist()),
     )
     both = choice.strands == "both"
-    rows = TrainingRows(train, scale, both_strands=both, seed=seed)
+    rows = TrainingRows(train, scale, both_strands=both, seed=seed, noise=recipe.noise)
     work = folder.with_name(f"{folder.name}.checkpoints")
     trainer = FinetuneTrainer(
         model,

@@ -49,15 +49,21 @@ class Sample(NamedTuple):
 class TrainingRows(Dataset):
     """Rows of a labelled set, with `both_strands` each on a strand that is drawn.
 
-    Which rows are turned depends on seed and epoch only, so that a resumed run sees
-    what an uninterrupted one does.
+    With `noise`, that share of the bases reads N. What is turned and hidden depends on
+    seed, epoch and row only, so that a resumed run sees what an uninterrupted one does.
     """
 
     def __init__(
-        self, data: LabelledSet, scale: TargetScale, *, both_strands: bool, seed: int
+        self,
+        data: LabelledSet,
+        scale: TargetScale,
+        *,
+        both_strands: bool,
+        seed: int,
+        noise: float = 0.0,
     ) -> None:
         self.data, self.scale = data, scale
-        self.both_strands, self.seed = both_strands, seed
+        self.both_strands, self.seed, self.noise = both_strands, seed, noise
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -65,6 +71,7 @@ class TrainingRows(Dataset):
         generator = np.random.default_rng([self.seed, epoch])
         turned = generator.random(len(self.data)) < 0.5
         self.turned = turned & self.both_strands
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.data)
@@ -77,6 +84,10 @@ class TrainingRows(Dataset):
             ids = alphabet.reverse_complement(ids)
             if self.data.task.kind == "per-base":
                 label = label[::-1]
+        if self.noise:
+            generator = np.random.default_rng([self.seed, self.epoch, row])
+            hidden = generator.random(len(ids)) < self.noise
+            ids = np.where(hidden, np.uint8(alphabet.N), ids)
         return Sample(ids, label)
 
 

@@ -54,6 +54,9 @@ class FinetuneRecipe:
     dropout: float | None = None
     """Of the network; None: as in the checkpoint."""
     head_dropout: float = 0.1
+    noise: float = 0.0
+    """Share of the bases that training shows as N, drawn anew in each epoch: makes
+    small training sets last longer."""
     lora_rank: int = 8
     precision: Literal["float32", "bf16"] = "float32"
     max_length: int = 65536
@@ -71,7 +74,7 @@ class FinetuneRecipe:
                 raise CrossDNAError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        for name in ("warmup", "head_dropout"):
+        for name in ("warmup", "head_dropout", "noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise CrossDNAError(f"{name} must lie in [0, 1)")
         if not 0 < self.trial_share <= 1:
