@@ -8,6 +8,7 @@ import torch
 from crossdna.data.masking import IGNORED
 from crossdna.training.objectives import (
     gate_supervision,
+    gram_distance,
     masked_cross_entropy,
     semantic_preservation,
     strand_decorrelation,
@@ -117,3 +118,23 @@ def test_warm_up(step, weight):
 def test_warm_up_of_no_length_jumps():
     assert warmed_up(4, 0.2, 0, start=5) == 0
     assert warmed_up(5, 0.2, 0, start=5) == 0.2
+
+
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_gram_distance_against_the_matrices_themselves(length):
+    torch.manual_seed(0)
+    target = torch.randn(3, length, 12, dtype=torch.float64)
+    near = target + 0.01 * torch.randn_like(target)
+    for features in (near, torch.randn_like(target), torch.zeros_like(target)):
+        fast, slow = (features.clone().requires_grad_() for _ in range(2))
+
+        def normalised(x):
+            gram = x @ x.transpose(1, 2)
+            return gram / (torch.linalg.matrix_norm(gram, keepdim=True) + 1e-6)
+
+        found = gram_distance(fast, target)
+        expected = (normalised(slow) - normalised(target)).square().mean()
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+        found.backward()
+        expected.backward()
+        torch.testing.assert_close(fast.grad, slow.grad, rtol=1e-7, atol=1e-12)

@@ -116,7 +116,7 @@ def test_gradient_accumulation_gives_the_same_weights(make_recipe, tmp_path):
 def test_best_weights_are_kept_on_request(make_recipe, tmp_path):
     # So large a rate that the model is worse at the end than at the first look.
     recipe = make_recipe(
-        train={"keep": "best", "lr": 0.5, "steps": 12, "evaluate_every": 1}
+        train={"keep": "best", "lr": 20.0, "steps": 12, "evaluate_every": 1}
     )
     out = pretrain(recipe, tmp_path / "run")
     losses = log_rows(out, "eval_loss")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DIFFERENCE_WEIGHT = 0.5
 GRAM_WEIGHT = 0.2
+NORM_FLOOR = 1e-6
 OFF_DIAGONAL_WEIGHT = 0.005
 
 
@@ -70,18 +71,37 @@ def semantic_preservation(features: Tensor, target: Tensor) -> Tensor:
     """
     features, target = features.float(), target.float()
     loss = F.mse_loss(features, target)
-    loss = loss + GRAM_WEIGHT * F.mse_loss(_gram(features), _gram(target))
+    loss = loss + GRAM_WEIGHT * gram_distance(features, target)
     if features.shape[1] > 1:
         slopes = F.mse_loss(features.diff(dim=1), target.diff(dim=1))
         loss = loss + DIFFERENCE_WEIGHT * slopes
     return loss
 
 
-def _gram(features: Tensor) -> Tensor:
-    """(B, L, L) inner products of positions, each matrix divided by its norm."""
+def gram_distance(features: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of the normalised Gram matrices of positions.
+
+    The (L, L) matrices X X^T, each divided by its Frobenius norm + 1e-6, are never
+    formed: their inner products are those of small ones, <X X^T, Y Y^T> = |X^T Y|^2.
+
+    Parameters
+    ----------
+    features, target : (B, L, d) float32
+    """
     with torch.autocast(features.device.type, enabled=False):
-        gram = features @ features.transpose(1, 2)
-    return gram / (torch.linalg.matrix_norm(gram, keepdim=True) + 1e-6)
+        own, other, between = (
+            (x.transpose(1, 2) @ y).double().square().sum((1, 2))
+            for x, y in (
+                (features, features),
+                (target, target),
+                (features, target),
+            )
+        )
+    # Clamped, since the slope of a square root at zero is no number.
+    norms = tuple(x.clamp(min=1e-30).sqrt() + NORM_FLOOR for x in (own, other))
+    squares = own / norms[0] ** 2 + other / norms[1] ** 2
+    distances = squares - 2 * between / (norms[0] * norms[1])
+    return (distances / features.shape[1] ** 2).mean().to(features.dtype)
 
 
 def gate_supervision(fusion_logits: Tensor, a_read_forward: bool) -> Tensor:
