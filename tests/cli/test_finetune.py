@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from crossdna import alphabet
 from crossdna.analysis.finetuned import FinetunedModel
 from crossdna.cli import main
+from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
 
 QUICK = [
     "--model",
@@ -321,6 +322,13 @@ def test_one_fasta_per_class_in_bf16(tmp_path, rng):
     assert status == 0
     found = json.loads((tmp_path / "out/metrics.json").read_text())
     assert found["classes"] == ["background", "yes"]
+    valid = pl.read_parquet(tmp_path / "out/predictions.parquet").filter(
+        pl.col("evaluated_as") == "valid"
+    )
+    truth, probability = valid["file"] == "yes", valid["probability"].to_numpy()
+    best = max(sk.matthews_corrcoef(truth, probability >= t) for t in probability)
+    decided = valid["prediction"] == "yes"
+    assert sk.matthews_corrcoef(truth, decided) == pytest.approx(best)
 
 
 def test_bases_of_regions_labelled_by_a_gff(tmp_path, rng, monkeypatch):
@@ -353,3 +361,37 @@ def test_bases_of_regions_labelled_by_a_gff(tmp_path, rng, monkeypatch):
     decided = np.array(test["prediction"].to_list()) == "exon"
     accuracy = found["model"]["metrics"]["accuracy"]["estimate"]
     assert accuracy == pytest.approx((truth == decided).mean())
+
+
+def test_real_promoters_with_pretrained_weights_and_all_baselines(shared, tmp_path):
+    folder = shared / "data/benchmarks/gue/prom/prom_core_tata"
+    files = []
+    for name, file, count in (
+        ("train", "train", 300),
+        ("valid", "dev", 100),
+        ("test", "test", 150),
+    ):
+        table = pl.read_csv(folder / f"{file}.csv.gz", infer_schema=False).head(count)
+        table.write_csv(tmp_path / f"{name}.csv")
+        files += [f"--{name}", tmp_path / f"{name}.csv"]
+    config = CrossDNAConfig(
+        d_model=16, depth=1, num_heads=2, head_dim=4, attention_heads=2,
+        window_size=16, use_bridge=False,
+    )  # fmt: skip
+    CrossDNAForMaskedLM(config).save_pretrained(tmp_path / "model")
+    status = finetune(*files, "--output", tmp_path / "out", "--model",
+                      tmp_path / "model", "--head", "position")  # fmt: skip
+    assert status == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert set(found["others"]) == {
+        "majority", "k-mer", "markov", "position weights", "CNN, strand-symmetric",
+        "CNN, position-aware", "CNN, position-aware, both strands shown",
+        "the same network from random weights",
+    }  # fmt: skip
+    for name in ("k-mer", "CNN, strand-symmetric"):
+        assert found["others"][name]["orientation"]["change"] < 1e-5
+    turned = found["others"]["position weights"]
+    assert turned["orientation"]["score"] < turned["metrics"]["mcc"]["estimate"] - 0.2
+    assert turned["metrics"]["mcc"]["estimate"] > 0.4
+    assert found["against_best_baseline"]["name"] in found["others"]
+    assert len(pl.read_parquet(tmp_path / "out/predictions.parquet")) == 250

@@ -351,6 +351,8 @@ def _arguments(
 
 def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> RunResult:
     """Choose thresholds on the development set and write the checkpoint."""
+    # Taking the mixed-precision wrapper off makes thresholds those of float32, which is
+    # what predictions will be made in.
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     total = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -151,13 +151,12 @@ class FinetuneTrainer(Trainer):
         """Scores of the development set by the weights as they are, and their loss."""
         model: Any = self.model
         kind = self.card.task.kind
-        with self.accelerator.autocast():
-            logits = predict_logits(
-                model,
-                self.valid.table.ids,
-                strand_average=self.card.strands == "both",
-                per_base=kind == "per-base",
-            )
+        logits = predict_logits(
+            model,
+            self.valid.table.ids,
+            strand_average=self.card.strands == "both",
+            per_base=kind == "per-base",
+        )
         return self.card.scores(logits), self._held_out_loss(logits)
 
     def _held_out_loss(self, logits: NDArray) -> float:
