@@ -1,0 +1,224 @@
+"""``crossdna track``: what a model says along chromosomes, for genome browsers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from crossdna.analysis.track import TrackSettings
+    from crossdna.data.genome import Genome
+    from crossdna.data.regions import Region
+    from crossdna.data.tracks import PeakFinder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument(
+        "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
+    )
+    parser.add_argument(
+        "--region",
+        nargs="+",
+        default=[],
+        metavar="CHR:FROM-TO",
+        help="1-based and inclusive, or a contig; default: everything",
+    )
+    parser.add_argument("--regions", type=Path, metavar="BED", help="0-based")
+    parser.add_argument("--output", type=Path, required=True, help="directory to fill")
+    parser.add_argument(
+        "--format",
+        choices=["bw", "bedGraph", "bedGraph.gz"],
+        default="bw",
+        help="(%(default)s)",
+    )
+    parser.add_argument(
+        "--peaks",
+        nargs="+",
+        default=[],
+        metavar="TRACK:THRESHOLD",
+        help="also write where a track is at or above a threshold, as BED",
+    )
+    parser.add_argument(
+        "--peak-length", type=int, default=1, help="shortest peak (%(default)s)"
+    )
+    parser.add_argument(
+        "--mask-spacing",
+        type=int,
+        default=8,
+        help="predict each base while one in so many is hidden, in as many passes; "
+        "0: one pass, nothing hidden (%(default)s)",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=1024,
+        help="bases in a window, for a head or a model that cannot be streamed "
+        "(%(default)s)",
+    )
+    parser.add_argument(
+        "--step", type=int, default=128, help="bases between a head's windows"
+    )
+    parser.add_argument(
+        "--piece", type=int, default=65536, help="bases read at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--strand-average",
+        action="store_true",
+        help="average both strands (twice the time)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compute, going on where a killed run ended; write the tracks and peaks."""
+    from crossdna.analysis.chunks import ChunkStore
+    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.score_file import checkpoint_task
+    from crossdna.analysis.track import (
+        TrackSettings,
+        compute,
+        total_steps,
+        track_descriptions,
+    )
+    from crossdna.cli.progress import progress
+    from crossdna.data.genome import Genome
+
+    genome = Genome.open(arguments.genome)
+    regions = _regions(arguments, genome)
+    settings = TrackSettings(
+        mask_spacing=arguments.mask_spacing,
+        window=arguments.window,
+        step=arguments.step,
+        piece=arguments.piece,
+        strand_average=arguments.strand_average,
+        batch_size=arguments.batch_size,
+    )
+    task = checkpoint_task(arguments.model)
+    model = load_model(arguments.model, task, arguments.device)
+    descriptions = track_descriptions(model)
+    finders = _finders(arguments, descriptions)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    how = _provenance(arguments, model, genome, settings, regions, descriptions)
+    store = ChunkStore(arguments.output / "work", how)
+    total = sum(total_steps(model, region, settings) for region in regions)
+    with progress("reading", total, "bases") as advance:
+        for number, region in enumerate(regions):
+            folder = store.folder / f"region-{number}"
+            compute(model, genome, region, settings, folder, advance)
+    _write(arguments, model, genome, regions, settings, finders, how)
+    store.remove()
+    print(f"written to {arguments.output}: {', '.join(descriptions)}")
+    return 0
+
+
+def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:
+    """Merged, in the order of the genome's contigs, as tracks must be written."""
+    from crossdna.data.regions import merge, parse_region, read_bed, whole_contigs
+
+    regions = [parse_region(text, genome.contigs) for text in arguments.region]
+    if arguments.regions:
+        regions += read_bed(arguments.regions, genome.contigs)
+    order = list(genome.contigs)
+    merged = merge(regions or whole_contigs(genome.contigs))
+    return sorted(merged, key=lambda r: (order.index(r.contig), r.start))
+
+
+def _finders(
+    arguments: argparse.Namespace, tracks: dict[str, str]
+) -> dict[str, PeakFinder]:
+    from crossdna.data.tracks import PeakFinder
+    from crossdna.errors import CrossDNAError
+
+    finders = {}
+    for text in arguments.peaks:
+        name, _, threshold = text.rpartition(":")
+        if name not in tracks:
+            raise CrossDNAError(
+                f"--peaks {text}: write TRACK:THRESHOLD with a track of "
+                f"{', '.join(tracks)}"
+            )
+        try:
+            finders[name] = PeakFinder(float(threshold), arguments.peak_length)
+        except ValueError:
+            raise CrossDNAError(
+                f"--peaks {text}: {threshold!r} is not a number"
+            ) from None
+    return finders
+
+
+def _provenance(
+    arguments: argparse.Namespace,
+    model: Any,
+    genome: Genome,
+    settings: TrackSettings,
+    regions: list[Region],
+    descriptions: dict[str, str],
+) -> dict[str, Any]:
+    """How the tracks are made; a run in the same directory must agree to go on."""
+    from dataclasses import asdict
+
+    import crossdna
+    from crossdna.analysis.provenance import weights_fingerprint
+    from crossdna.analysis.track import reading_mode
+
+    return {
+        "version": crossdna.__version__,
+        "model": arguments.model,
+        "fingerprint": weights_fingerprint(model),
+        "genome": genome.fingerprint,
+        "regions": [str(region) for region in regions],
+        "reading": reading_mode(model),
+        **asdict(settings),
+        "tracks": descriptions,
+    }
+
+
+def _write(
+    arguments: argparse.Namespace,
+    model: Any,
+    genome: Genome,
+    regions: list[Region],
+    settings: TrackSettings,
+    finders: dict[str, PeakFinder],
+    how: dict[str, Any],
+) -> None:
+    import contextlib
+    import json
+
+    from crossdna.analysis.track import read_values
+    from crossdna.data.tracks import open_track, write_peaks
+    from crossdna.files import atomic_open
+
+    output: Path = arguments.output
+    with contextlib.ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(
+                open_track(output / f"{name}.{arguments.format}", genome.contigs)
+            )
+            for name in how["tracks"]
+        }
+        for number, region in enumerate(regions):
+            folder = output / "work" / f"region-{number}"
+            for part in read_values(model, genome, region, settings, folder):
+                for name, values in part.tracks.items():
+                    takers = [writers[name], finders.get(name)]
+                    for taker in filter(None, takers):
+                        taker.add(
+                            region.contig, part.start, part.end, values, part.span
+                        )
+    for name, finder in finders.items():
+        comment = f"{name} >= {finder.threshold:g} over at least {finder.minimum} bases"
+        peaks = finder.finish()
+        write_peaks(output / f"{name}.peaks.bed", peaks, comment)
+    with atomic_open(output / "tracks.json") as handle:
+        json.dump(how, handle, indent=2)
