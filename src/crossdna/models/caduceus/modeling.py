@@ -39,7 +39,9 @@ from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus.configuration import CaduceusConfig
 from crossdna.models.caduceus.published import published_names
 from crossdna.models.heads import pool_mean, sequence_loss, token_loss
+from crossdna.models.linear import Linear
 from crossdna.models.official import OfficialLayoutMixin, PublishedNames
+from crossdna.ops.linear import linear
 from crossdna.ops.selective_scan import selective_scan
 from crossdna.ops.short_conv import short_conv
 
@@ -67,12 +69,12 @@ class Mamba(nn.Module):
         cfg = config.ssm_cfg
         assert cfg is not None
         if projections:
-            self.in_proj = nn.Linear(config.d_model, 2 * inner, bias=cfg["bias"])
-            self.out_proj = nn.Linear(inner, config.d_model, bias=cfg["bias"])
+            self.in_proj = Linear(config.d_model, 2 * inner, bias=cfg["bias"])
+            self.out_proj = Linear(inner, config.d_model, bias=cfg["bias"])
         conv_bias = cfg["conv_bias"]
         self.conv1d = nn.Conv1d(inner, inner, taps, groups=inner, bias=conv_bias)
-        self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
+        self.x_proj = Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj = Linear(rank, inner)
         self.A_log = nn.Parameter(torch.zeros(inner, states))
         self.D = nn.Parameter(torch.ones(inner))
 
@@ -85,7 +87,8 @@ class Mamba(nn.Module):
         a = F.silu(a)
         states, rank = self.A_log.shape[1], self.dt_proj.in_features
         step, B, C = self.x_proj(a).split([rank, states, states], dim=-1)
-        delta = F.softplus(F.linear(step, self.dt_proj.weight).float() + self.dt_bias)
+        delta = linear(step, self.dt_proj.weight).float() + self.dt_bias
+        delta = F.softplus(delta)
         A = -torch.exp(self.A_log.float())
         y = selective_scan(a, delta, A, B, C, self.D.float(), mask=mask).output
         return y * F.silu(z)

@@ -32,12 +32,15 @@ from crossdna.errors import CrossDNAError
 from crossdna.models.heads import sequence_loss
 from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 from crossdna.models.hyenadna.published import published_names
+from crossdna.models.linear import Linear
 from crossdna.models.official import OfficialLayoutMixin, PublishedNames
 from crossdna.ops.long_conv import long_conv
 from crossdna.ops.short_conv import short_conv
 
 BLOCK_NORM_EPS = 1e-5
 MODULATION_SHIFT = 0.05
+# Positions that the MLP takes at a time where no gradient is wanted.
+TILE = 2048
 
 
 def _evenly_spaced(first: float, last: float, count: int) -> Tensor:
@@ -133,8 +136,8 @@ class HyenaMixer(nn.Module):
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
         d, taps = config.d_model, config.short_filter_order
-        self.in_proj = nn.Linear(d, 3 * d)
-        self.out_proj = nn.Linear(d, d)
+        self.in_proj = Linear(d, 3 * d)
+        self.out_proj = Linear(d, d)
         self.short_filter = nn.Conv1d(3 * d, 3 * d, taps, groups=3 * d)
         self.filter_fn = HyenaFilter(config)
         self.dropout = nn.Dropout(config.hyena_dropout)
@@ -157,11 +160,18 @@ class HyenaMLP(nn.Module):
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
         assert config.d_inner is not None
-        self.fc1 = nn.Linear(config.d_model, config.d_inner)
-        self.fc2 = nn.Linear(config.d_inner, config.d_model)
+        self.fc1 = Linear(config.d_model, config.d_inner)
+        self.fc2 = Linear(config.d_inner, config.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to (batch, length, d_model)."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._whole(x)
+        # The inner width of a long sequence would be gigabytes; a tile stays in cache.
+        tiles = x.flatten(0, 1).split(TILE)
+        return torch.cat([self._whole(tile) for tile in tiles]).view_as(x)
+
+    def _whole(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
