@@ -23,7 +23,7 @@ setup: .venv/installed .venv/native
 demo: setup
 	$(BIN)/crossdna demo recipes/pretrain/yeast-demo.toml \
 		--annotation data/sacCer3/sacCer3.gff.gz \
-		--locus chrXV:721,896-721,995 --locus-name "Start of HIS3" --output demo
+		--locus chrXV:721,876-721,975 --locus-name "Start of HIS3" --output demo
 
 lint: setup
 	$(BIN)/ruff check .

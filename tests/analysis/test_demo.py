@@ -88,6 +88,7 @@ def test_locus_hides_each_base_once(annotation):
     region = Region("test", 10, 50)
     found = locus.predict_locus(model, annotation.genome, region, window=64, spacing=7)
     ids = annotation.genome.fetch_padded("test", -2, 62)
+    assert found.window_start == -2
     assert (found.ids == ids[12:52]).all()
     assert np.allclose(found.probabilities.sum(1), 1, atol=1e-5)
     for position in (0, 6, 23, 39):
@@ -103,7 +104,7 @@ def test_locus_hides_each_base_once(annotation):
 def test_information_is_two_bits_minus_entropy():
     probabilities = np.array([[0.25] * 4, [1.0, 0, 0, 0], [0.5, 0.5, 0, 0]])
     found = locus.LocusPrediction(
-        Region("a", 0, 3), np.zeros(3, np.uint8), probabilities
+        Region("a", 0, 3), 0, np.zeros(3, np.uint8), probabilities
     )
     assert found.information == pytest.approx([0, 2, 1], abs=1e-9)
 

@@ -178,6 +178,7 @@ def _show_locus(
         "made_by": provenance(model, str(model_folder), strand_average=True),
         "region": str(locus),
         "window": window,
+        "window_start_1_based": prediction.window_start + 1,
         "hidden_together": f"every {LOCUS_SPACING}th base",
         "sequence": alphabet.decode(prediction.ids),
         "probabilities": {

@@ -324,12 +324,28 @@ def _locus_section(files: DemoFiles) -> Section:
                 f"{files.locus['window']} bases around it, both strands averaged. A "
                 "flat logo means that the model has no opinion beyond the share of "
                 "each base; after minutes of training that is the usual case."
+                + _block_note(files)
             ),
             Picture(
                 files.folder / "locus" / "locus.png",
                 "Expected bases, probabilities and annotation along the locus",
             ),
         ],
+    )
+
+
+def _block_note(files: DemoFiles) -> str:
+    """Say where the model's blocks meet, which a reader might take for biology."""
+    block = tomllib.loads(files.recipe)["model"].get("block_size")
+    if block is None:
+        return ""
+    start, window = files.locus["window_start_1_based"], files.locus["window"]
+    edges = [f"{start + offset:,}" for offset in range(block, window, block)]
+    if not edges:
+        return ""
+    return (
+        f" The two branches of the model swap strands every {block} bases, here at "
+        f"{', '.join(edges)}: a step there belongs to the model, not to the genome."
     )
 
 

@@ -20,6 +20,8 @@ class LocusPrediction(NamedTuple):
     """Predictions for each base of a region, forward strand."""
 
     region: Region
+    window_start: int
+    """0-based; may be negative at the contig's left end."""
     ids: NDArray[np.uint8]
     """(length,): the bases of the genome."""
     probabilities: NDArray[np.float64]
@@ -57,4 +59,4 @@ def predict_locus(
     masked[np.arange(len(region)) % spacing, inside] = alphabet.MASK
     logs = masked_log_probabilities(model, masked, strand_average=True)
     chosen = logs[np.arange(len(region)) % spacing, inside]
-    return LocusPrediction(region, ids[inside], np.exp(chosen))
+    return LocusPrediction(region, start, ids[inside], np.exp(chosen))

@@ -208,7 +208,13 @@ def loss_figure(
         figure = new_figure(7.4, 3.9)
         axes = figure.subplots()
         if training:
-            axes.plot(*zip(*training, strict=True), color=SKY, label="training windows")
+            axes.plot(
+                *zip(*training, strict=True),
+                color=SKY,
+                marker=".",
+                markersize=4,
+                label="training windows",
+            )
         if held_out:
             axes.plot(
                 *zip(*held_out, strict=True),
