@@ -210,6 +210,16 @@ def test_slow_decays_keep_their_accuracy_over_long_sequences():
         assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
+def test_both_languages_agree_on_sizes():
+    from crossdna.ops.delta_rule import native as delta
+    from crossdna.ops.native import build
+    from crossdna.ops.window_attention import native as window
+
+    library = build.library()
+    assert library.crossdna_delta_rule_segment() == delta.SEGMENT
+    assert library.crossdna_window_attention_block() == window.BLOCK
+
+
 def test_refusals_have_reasons():
     operands = delta_operands()
     with pytest.raises(BackendUnavailableError, match="all float32 or all bfloat16"):

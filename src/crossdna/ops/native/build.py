@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from crossdna.errors import CrossDNAError
@@ -22,7 +23,9 @@ from crossdna.ops.dispatch import probe
 
 SOURCES = (
     "delta_rule.cpp",
+    "delta_rule_backward.cpp",
     "window_attention.cpp",
+    "window_attention_backward.cpp",
     "short_conv.cpp",
     "gates.cpp",
     "selective_scan.cpp",
@@ -109,10 +112,13 @@ def library() -> ctypes.CDLL:
 
 def _compile(program: str, target: Path) -> Path:
     here = Path(__file__).parent
-    objects = []
-    for source in SOURCES:
-        objects.append(str(target.with_name(f"{source}.o")))
-        _run([program, *FLAGS, "-c", str(here / source), "-o", objects[-1]])
+    objects = [str(target.with_name(f"{source}.o")) for source in SOURCES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        commands = (
+            [program, *FLAGS, "-c", str(here / source), "-o", compiled]
+            for source, compiled in zip(SOURCES, objects, strict=True)
+        )
+        list(pool.map(_run, commands))
     # Without -fopenmp here: that would link the compiler's own OpenMP runtime.
     _run([program, "-shared", *objects, "-o", str(target)])
     return target
@@ -134,8 +140,8 @@ def _cache_directory() -> Path:
 def _key(program: str) -> str:
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for name in ("common.h", *SOURCES):
-        digest.update((here / name).read_bytes())
+    for path in (*sorted(here.glob("*.h")), *(here / name for name in SOURCES)):
+        digest.update(path.read_bytes())
     version = subprocess.run(
         [program, "--version"], capture_output=True, text=True, check=False
     ).stdout
