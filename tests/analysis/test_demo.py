@@ -162,7 +162,7 @@ def finished(annotation, tmp_path_factory):
         "".join(json.dumps(r) + "\n" for r in log)
     )
     (model / "recipe.toml").write_text(
-        "[windows]\nlength = 100\n[train]\nbatch_size = 8\n"
+        "[model]\nblock_size = 32\n[windows]\nlength = 100\n[train]\nbatch_size = 8\n"
     )
     facts = {"steps": 2, "weights_of_step": 2, "device": "cpu", "processes": 1}
     (model / "provenance.json").write_text(json.dumps(facts))

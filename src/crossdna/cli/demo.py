@@ -129,11 +129,13 @@ def _next_commands(
     genome = next(iter(recipe.genome.values()))
     several = (genome.fasta,) if isinstance(genome.fasta, Path) else genome.fasta
     fasta = " ".join(str(path) for path in several)
-    steps = 20 * recipe.train.steps
+    longer = f"--set train.steps={20 * recipe.train.steps}"
+    if recipe.train.max_minutes is not None:
+        longer += f" --set train.max_minutes={20 * recipe.train.max_minutes:g}"
     model = arguments.output / "model"
     return f"""\
 # train twenty times longer (on a GPU it is found by itself)
-crossdna pretrain {arguments.recipe} --set train.steps={steps} --output longer
+crossdna pretrain {arguments.recipe} {longer} --output longer
 
 # measure on every window of the held-out chromosomes
 crossdna evaluate --model {model} --genome {fasta} \\
