@@ -104,14 +104,28 @@ def test_trainer_learns_saves_and_loads(tmp_path):
         assert again(ids).logits.argmax(-1).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, n_layer=1, max_seq_len=64)),
-        CaduceusForMaskedLM(CaduceusConfig(d_model=16, n_layer=1, rcps=True)),
-    ],
-    ids=["hyenadna", "caduceus"],
-)
+@pytest.fixture(params=["hyenadna", "caduceus"])
+def model(request):
+    torch.manual_seed(0)
+    if request.param == "hyenadna":
+        config = HyenaDNAConfig(d_model=16, n_layer=1, max_seq_len=64)
+        return HyenaDNAForCausalLM(config)
+    return CaduceusForMaskedLM(CaduceusConfig(d_model=16, n_layer=1, rcps=True))
+
+
+# peft asks transformers under a name that 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_adapters_reach_every_linear_layer(model):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
+    ids = torch.randint(7, 12, (2, 24))
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    learning = {n: p for n, p in adapted.named_parameters() if "lora_B" in n}
+    assert len(learning) >= 5
+    for name, parameter in learning.items():
+        assert parameter.grad.abs().sum() > 0, name
+
+
 def test_autocast_and_compilation(model):
     ids = torch.randint(7, 12, (2, 24))
     mask = torch.ones_like(ids)

@@ -41,7 +41,6 @@ from crossdna.models.caduceus.published import published_names
 from crossdna.models.heads import pool_mean, sequence_loss, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.official import OfficialLayoutMixin, PublishedNames
-from crossdna.ops.linear import linear
 from crossdna.ops.selective_scan import selective_scan
 from crossdna.ops.short_conv import short_conv
 
@@ -87,16 +86,13 @@ class Mamba(nn.Module):
         a = F.silu(a)
         states, rank = self.A_log.shape[1], self.dt_proj.in_features
         step, B, C = self.x_proj(a).split([rank, states, states], dim=-1)
-        delta = linear(step, self.dt_proj.weight).float() + self.dt_bias
-        delta = F.softplus(delta)
+        # Step sizes span orders of magnitude: not in bfloat16.
+        with torch.autocast(step.device.type, enabled=False):
+            step = self.dt_proj(step.to(self.dt_proj.weight.dtype))
+        delta = F.softplus(step.float())
         A = -torch.exp(self.A_log.float())
         y = selective_scan(a, delta, A, B, C, self.D.float(), mask=mask).output
         return y * F.silu(z)
-
-    @property
-    def dt_bias(self) -> Tensor:
-        """Bias of the step sizes, in float32: it decides over orders of magnitude."""
-        return self.dt_proj.bias.float()
 
     @torch.no_grad()
     def reset_scan_parameters(self, cfg: dict[str, Any]) -> None:
@@ -298,7 +294,7 @@ class CaduceusPreTrainedModel(OfficialLayoutMixin, PreTrainedModel):  # type: ig
     head_prefixes: ClassVar[tuple[str, ...]] = ()
     supports_gradient_checkpointing = True
     _no_split_modules = ["CaduceusBlock"]  # noqa: RUF012 - transformers' own form
-    _keep_in_fp32_modules_strict = ["A_log", "D", "dt_proj.bias"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["A_log", "D", "dt_proj"]  # noqa: RUF012
 
     @classmethod
     def published_names(cls, config: CaduceusConfig) -> PublishedNames:
