@@ -15,7 +15,7 @@ setup: .venv/installed .venv/native
 	touch $@
 
 # The compiled CPU kernels; without a compiler plain PyTorch runs in their place.
-.venv/native: .venv/installed $(wildcard src/crossdna/ops/native/*)
+.venv/native: .venv/installed $(wildcard src/crossdna/ops/native/*.*)
 	if command -v "$${CXX:-g++}" > /dev/null; then $(BIN)/crossdna env --build > $@; else touch $@; fi
 
 # Pretrains a small model on yeast, measures it on chromosomes it never saw and writes
