@@ -35,23 +35,41 @@ def test_binary_metrics(rng, ties):
     )
 
 
-def test_threshold_is_the_best_of_all(rng):
-    labels, scores = binary_scores(rng, ties=True)
+@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize("ties", [False, True])
+def test_threshold_is_nearly_the_best_and_nearest_to_half(rng, share, ties):
+    labels = (rng.random(300) < share).astype(int)
+    positive = np.clip(0.3 * labels + 0.6 * rng.random(300) - 0.1, 0, 1)
+    positive = positive.round(1) if ties else positive
+    scores = np.stack([1 - positive, positive], axis=1)
     (chosen,) = metrics.choose_thresholds(BINARY, labels, scores)
-    merit = {
-        t: sk.matthews_corrcoef(labels, scores[:, 1] >= t)
-        for t in np.linspace(0, 1, 401)
-    }
-    assert sk.matthews_corrcoef(labels, scores[:, 1] >= chosen) == pytest.approx(
-        max(merit.values())
-    )
+
+    def merit(threshold):
+        return sk.matthews_corrcoef(labels, positive >= threshold)
+
+    grid = np.linspace(0, 1, 401)
+    best = max(merit(threshold) for threshold in grid)
+    enough = best - (1 - best**2) / np.sqrt(299)
+    assert merit(chosen) >= enough - 1e-9
+    nearer = grid[np.abs(grid - 0.5) < abs(chosen - 0.5) - 1e-9]
+    for threshold in nearer:
+        same = np.array_equal(positive >= threshold, positive >= chosen)
+        assert same or merit(threshold) < enough
 
 
-def test_separable_classes_get_the_middle():
+def test_perfect_scores_give_a_perfect_threshold(rng):
+    labels, _ = binary_scores(rng)
+    positive = 0.1 + 0.2 * labels
+    scores = np.stack([1 - positive, positive], axis=1)
+    (chosen,) = metrics.choose_thresholds(BINARY, labels, scores)
+    assert np.array_equal(positive >= chosen, labels == 1)
+
+
+def test_separable_classes_around_a_half_get_it():
     labels = np.array([0, 0, 1, 1])
     scores = np.array([0.1, 0.2, 0.9, 0.95])
     scores = np.stack([1 - scores, scores], axis=1)
-    assert metrics.choose_thresholds(BINARY, labels, scores) == (pytest.approx(0.55),)
+    assert metrics.choose_thresholds(BINARY, labels, scores) == (0.5,)
 
 
 def test_multiclass_metrics(rng):

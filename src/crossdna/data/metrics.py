@@ -42,10 +42,11 @@ def flatten_bases(values: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
 def choose_thresholds(
     task: Task, labels: NDArray, scores: NDArray
 ) -> tuple[float, ...]:
-    """Thresholds with the best MCC, to be chosen on the development set.
+    """Thresholds with a good MCC, to be chosen on the development set.
 
-    One for a binary task, one per label for several; empty for other kinds. Among
-    equally good ones the middle of the stretch that lies nearest to 0.5 is taken.
+    One for a binary task, one per label for several; empty for other kinds. Of those
+    whose MCC lies within a standard error of the best, (1 - MCC^2) / sqrt(rows - 1),
+    the one nearest to 0.5 is taken: the very best one of a small set is mostly luck.
     """
     if task.kind == "binary":
         return (_best_threshold(labels, scores[:, 1]),)
@@ -66,8 +67,15 @@ def _best_threshold(labels: NDArray, scores: NDArray) -> float:
     right = np.append(positives[::-1].cumsum()[::-1], 0)
     merit = _mcc_of_counts(right, called, float(np.sum(labels)), len(labels))
     edges = np.concatenate([[0.0], (values[:-1] + values[1:]) / 2, [1.0]])
-    best = np.flatnonzero(merit >= merit.max() - 1e-12)
-    return float(edges[best[np.abs(edges[best] - 0.5).argmin()]])
+    top = float(merit.max())
+    slack = (1 - top**2) / max(len(labels) - 1, 1) ** 0.5
+    # A threshold may stand anywhere between two scores that follow each other.
+    low, high = np.append(0.0, values), np.append(values, 1.0)
+    nearest = np.clip(0.5, low, high)
+    # Scores equal to a threshold are positive, so it must lie above the lower one.
+    nearest = np.where(nearest == low, edges, nearest)
+    good = np.flatnonzero(merit >= top - slack - 1e-12)
+    return float(nearest[good[np.abs(nearest[good] - 0.5).argmin()]])
 
 
 def _mcc_of_counts(
