@@ -42,7 +42,7 @@ FLAGS = (
 
 
 def compiler() -> str | None:
-    """Find a C++ compiler: $CXX, or g++."""
+    """Find the C++ compiler: $CXX, or g++. Only GNU ones have what the sources use."""
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
@@ -66,7 +66,7 @@ def build() -> Path:
     program = compiler()
     if path is None or program is None:
         raise CrossDNAError(
-            "the native kernels need Linux and a C++ compiler; "
+            "the native kernels need Linux and a GNU C++ compiler; "
             "install g++ or name one in CXX"
         )
     if not path.is_file():
@@ -85,7 +85,7 @@ def load() -> ctypes.CDLL | str:
     """Load the library if it was built; otherwise say why there is none."""
     path = library_path()
     if path is None:
-        return "needs Linux and a C++ compiler (g++, or CXX)"
+        return "needs Linux and a GNU C++ compiler (g++, or CXX)"
     if not path.is_file():
         return "not built; run `crossdna env --build`"
     # The library is linked against no OpenMP runtime and finds the one that torch has
