@@ -140,6 +140,22 @@ def test_compiled_graphs_hold_the_kernel(run, operands):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(("run", "operands"), CASES)
+def test_exported_graphs_need_no_kernel(run, operands, strict):
+    class Operator(torch.nn.Module):
+        def forward(self, *operands):
+            return list(run("auto", *operands))
+
+    inputs = tuple(operands(length=40))
+    program = torch.export.export(Operator(), inputs, strict=strict)
+    called = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+    assert called
+    assert not [name for name in called if "crossdna" in name]
+    for a, b in zip(program.module()(*inputs), run("native", *inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 def test_operators_are_registered_soundly():
     from crossdna.ops.delta_rule import native as delta
     from crossdna.ops.short_conv import native as conv

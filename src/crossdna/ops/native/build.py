@@ -18,6 +18,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from crossdna.errors import CrossDNAError
 from crossdna.ops.dispatch import probe
 
@@ -89,7 +91,7 @@ def load() -> ctypes.CDLL | str:
     if not path.is_file():
         return "not built; run `crossdna env --build`"
     # The library is linked against no OpenMP runtime and finds the one that torch has
-    # loaded (with the import of `probe`), so that there is one pool of threads.
+    # loaded, so that there is one pool of threads.
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -99,6 +101,8 @@ def load() -> ctypes.CDLL | str:
 @probe
 def unavailable() -> str | None:
     """Say why the kernels cannot run on this machine, or None."""
+    if torch.compiler.is_exporting():
+        return "an exported graph must run without this package"
     library = load()
     return library if isinstance(library, str) else None
 
