@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.analysis.calibrate import Calibration
     from crossdna.analysis.chunks import Arrays
     from crossdna.analysis.inference import Task
     from crossdna.analysis.scan import Scan
@@ -100,6 +101,8 @@ class ScoringRun(NamedTuple):
     genome_fingerprint: str
     genome_contigs: dict[str, int]
     chunk_size: int
+    calibration: str = ""
+    """What percentiles are taken among, if there are any."""
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one it continues."""
@@ -117,6 +120,7 @@ class ScoringRun(NamedTuple):
     def provenance(self) -> dict[str, str]:
         """How the file was made, for its header."""
         settings = self.job.settings
+        calibration = {"Percentiles": self.calibration} if self.calibration else {}
         return {
             "Version": crossdna.__version__,
             "Model": self.job.model,
@@ -127,6 +131,7 @@ class ScoringRun(NamedTuple):
             "Window": str(settings.window),
             "MaskSpacing": str(settings.mask_spacing),
             "Strands": "average" if settings.strand_average else "forward",
+            **calibration,
         }
 
 
@@ -218,7 +223,7 @@ def run_scoring(
     def payloads() -> Iterator[tuple[int, list[AlleleText]]]:
         for index, records in enumerate(_batches(run.file.records(), run.chunk_size)):
             sizes[index] = len(records)
-            yield index, [text for r in records for text in _alleles(run.scan, r)]
+            yield index, [text for r in records for text in allele_texts(run.scan, r)]
 
     run_chunks(
         run.job,
@@ -230,11 +235,19 @@ def run_scoring(
     return store
 
 
-def scored_records(run: ScoringRun, store: ChunkStore) -> Iterator[ScoredRecord]:
-    """Read all records again, each with the scores of its alternate alleles."""
+def scored_records(
+    run: ScoringRun, store: ChunkStore, calibration: Calibration | None = None
+) -> Iterator[ScoredRecord]:
+    """Read all records again, each with the scores of its alternate alleles.
+
+    A `calibration` adds the column ``percentile``.
+    """
     for index, records in enumerate(_batches(run.file.records(), run.chunk_size)):
         arrays = store.load(index)
         skips = arrays.pop(SKIP)
+        if calibration is not None:
+            alleles = [text for r in records for text in allele_texts(run.scan, r)]
+            arrays["percentile"] = calibration.percentiles(alleles, arrays["llr"])
         first = 0
         for record in records:
             last = first + len(record.alts)
@@ -243,7 +256,8 @@ def scored_records(run: ScoringRun, store: ChunkStore) -> Iterator[ScoredRecord]
             first = last
 
 
-def _alleles(scan: Scan, record: Record) -> list[AlleleText]:
+def allele_texts(scan: Scan, record: Record) -> list[AlleleText]:
+    """The alternate alleles of a record, on the genome's contig."""
     contig = scan.contigs[record.contig]
     return [AlleleText(contig, record.position, record.ref, alt) for alt in record.alts]
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from crossdna.analysis.calibrate import Calibration
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.score_file import ScoredRecord, ScoringRun
 
@@ -61,7 +62,12 @@ def check_output(output: Path, prefix: str) -> None:
 
 
 def write_scores(
-    run: ScoringRun, store: ChunkStore, output: Path, *, prefix: str
+    run: ScoringRun,
+    store: ChunkStore,
+    output: Path,
+    *,
+    prefix: str,
+    calibration: Calibration | None = None,
 ) -> Counts:
     """Write all records with their scores, in the order of the input.
 
@@ -69,11 +75,13 @@ def write_scores(
     ----------
     prefix
         What the names of INFO fields begin with; tables have the bare names.
+    calibration
+        Adds percentiles; the run's columns must then have ``percentile``.
     """
     skipped: Counter[str] = Counter()
 
     def counted() -> Iterator[ScoredRecord]:
-        for scored in scored_records(run, store):
+        for scored in scored_records(run, store, calibration):
             skipped.update(scored.skips)
             yield scored
 

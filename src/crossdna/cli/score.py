@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    from crossdna.analysis.calibrate import Calibration, CalibrationSettings
+    from crossdna.analysis.score_file import ScoringRun
+    from crossdna.data.genome import Genome
     from crossdna.data.vcf import VariantFile
 
 
@@ -54,6 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read the forward strand only: half the time, no strand symmetry",
     )
     parser.add_argument(
+        "--calibrate",
+        type=int,
+        nargs="?",
+        const=100,
+        metavar="PLACES",
+        help="add the percentile of llr among substitutions at so many random places "
+        "of the same kind (%(const)s when no number is given)",
+    )
+    parser.add_argument(
+        "--annotation",
+        type=Path,
+        help="GFF3 or GTF with the classes of region for --calibrate; without it, "
+        "lower case (repeats) and the rest",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --calibrate (0)")
+    parser.add_argument(
         "--allow-missing-contigs",
         action="store_true",
         help="leave records unscored whose contig the genome does not have",
@@ -88,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Score and write; what the file has to be known for goes to stderr."""
     import sys
 
+    from crossdna.analysis import calibrate
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.scan import require_scorable
     from crossdna.analysis.score_file import prepare, run_scoring
@@ -99,10 +119,16 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output, arguments.prefix)
     work = arguments.work or output.with_name(f"{output.name}.work")
     devices = worker_devices(arguments.device, arguments.workers)
+    nulls = None
+    if arguments.calibrate is not None:
+        nulls = calibrate.CalibrationSettings(
+            places=arguments.calibrate, seed=arguments.seed
+        )
     with _variants(arguments.variants) as file:
+        genome = Genome.open(arguments.genome)
         scoring = prepare(
             file,
-            Genome.open(arguments.genome),
+            genome,
             arguments.model,
             scores=arguments.scores,
             chunk_size=arguments.chunk_size,
@@ -113,6 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "batch_size": arguments.batch_size,
             },
         )
+        if nulls is not None:
+            calibrate.require_ratios(scoring)
         require_scorable(
             scoring.scan,
             file,
@@ -123,7 +151,14 @@ def run(arguments: argparse.Namespace) -> int:
             print(note, file=sys.stderr)
         with progress("scoring", scoring.scan.records, "variants") as advance:
             store = run_scoring(scoring, work, devices=devices, advance=advance)
-        counts = write_scores(scoring, store, output, prefix=arguments.prefix)
+        calibration = None
+        if nulls is not None:
+            scoring, calibration = _calibrated(
+                arguments, scoring, genome, nulls, work, devices
+            )
+        counts = write_scores(
+            scoring, store, output, prefix=arguments.prefix, calibration=calibration
+        )
     store.remove()
     skipped = ", ".join(f"{name} {count}" for name, count in counts.skipped.items())
     print(
@@ -131,6 +166,43 @@ def run(arguments: argparse.Namespace) -> int:
         + (f"; not scored: {skipped}" if skipped else "")
     )
     return 0
+
+
+def _calibrated(
+    arguments: argparse.Namespace,
+    scoring: ScoringRun,
+    genome: Genome,
+    settings: CalibrationSettings,
+    work: Path,
+    devices: list[str],
+) -> tuple[ScoringRun, Calibration]:
+    """Score random substitutions; the run then has the column ``percentile``."""
+    from crossdna.analysis import calibrate
+    from crossdna.cli.progress import progress
+    from crossdna.data.annotation import Annotation
+
+    annotation = (
+        Annotation.read(arguments.annotation, genome) if arguments.annotation else None
+    )
+    window = scoring.job.settings.window
+    surroundings = calibrate.Surroundings(genome, annotation, window)
+    kinds = len(calibrate.wanted_kinds(scoring, surroundings))
+    with progress("calibrating", kinds, "kinds") as advance:
+        calibration = calibrate.calibrate(
+            scoring,
+            surroundings,
+            settings,
+            work / "calibration",
+            devices=devices,
+            advance=advance,
+        )
+    return (
+        scoring._replace(
+            columns=scoring.columns | {"percentile": calibrate.DESCRIPTION},
+            calibration=calibrate.provenance(settings, annotation),
+        ),
+        calibration,
+    )
 
 
 @contextlib.contextmanager
