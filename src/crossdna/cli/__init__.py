@@ -62,6 +62,12 @@ def _module(verb: str) -> ModuleType:
     return importlib.import_module(f"crossdna.cli.{verb}")
 
 
+def _quiet_libraries() -> None:
+    """Let our own messages and progress stand alone; users may ask for more."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -73,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in argv if word in VERBS), None)
     arguments = _parser(verb).parse_args(argv)
+    _quiet_libraries()
     try:
         return int(_module(arguments.verb).run(arguments) or 0)
     except (
