@@ -94,6 +94,17 @@ def test_names_that_are_places(tmp_path):
     assert read_sequences(other).regions is None
 
 
+def test_a_column_of_places(tmp_path):
+    text = "sequence,name\nACGT,chr1:10-14\nACGT,chr2_5_9\n"
+    regions = read_sequences(write(tmp_path / "x.csv", text)).regions
+    assert [(r.contig, r.start, r.end) for r in regions] == [
+        ("chr1", 10, 14),
+        ("chr2", 5, 9),
+    ]
+    text = "sequence,name\nACGT,chr1:10-14\nACGT,other\n"
+    assert read_sequences(write(tmp_path / "y.csv", text)).regions is None
+
+
 def test_bed_with_genome(tmp_path):
     fasta = write(tmp_path / "g.fa", ">c1\nAACCGGTTNA\n>c2\nTTTTTTTTTT\n")
     genome = Genome.open(fasta, cache=tmp_path)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SEQUENCE_NAMES: Final = ("sequence", "seq", "dna", "dna_sequence", "window", "text")
 CONTIG_NAMES: Final = ("contig", "chrom", "chr", "chromosome", "seqnames", "#chrom")
 START_NAMES: Final = ("start", "chromstart", "chrom_start", "begin")
+LOCUS_NAMES: Final = ("name", "id", "region", "locus")
+"""Columns that may hold places such as chr1:100-200."""
 END_NAMES: Final = ("end", "chromend", "chrom_end", "stop")
 BED_COLUMNS: Final = ("contig", "start", "end", "name", "score", "strand")
 COLUMN_OF_CLASS: Final = "file"
@@ -404,10 +406,12 @@ def find_column(columns: pl.DataFrame, names: Sequence[str]) -> str | None:
 
 
 def _regions_of_columns(columns: pl.DataFrame) -> tuple[Region, ...] | None:
-    """Coordinates from columns that are named as such, where all rows have them."""
+    """Coordinates from columns of contig, start and end, or from one of places."""
     named = [find_column(columns, n) for n in (CONTIG_NAMES, START_NAMES, END_NAMES)]
     if None in named:
-        return None
+        name = find_column(columns, LOCUS_NAMES)
+        places = [] if name is None else columns[name].cast(pl.String).to_list()
+        return _regions_of_names(places) if places and None not in places else None
     contigs, starts, ends = (columns[str(name)].cast(pl.String) for name in named)
     regions = []
     for contig, start, end in zip(contigs, starts, ends, strict=True):
