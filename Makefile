@@ -27,6 +27,12 @@ demo: setup
 		--annotation data/sacCer3/sacCer3.gff.gz \
 		--locus chrXV:721,876-721,975 --locus-name "Start of HIS3" --output demo
 
+# What benchmarks/README.md explains; about twenty minutes on two cores.
+bench: setup
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/long_context.py
+	$(BIN)/python benchmarks/operators.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

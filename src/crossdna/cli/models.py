@@ -34,10 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=2))
     elif isinstance(found, list):
-        print("\n".join(_table(found)))
+        print("\n".join(_table(found)) + "\n" + _LEGEND)
     else:
         print("\n".join(f"{key:<14}{_text(value)}" for key, value in found.items()))
     return 0
+
+
+_LEGEND = """
+runs    native: every verb; transformers: through transformers' own classes in Python,
+        the verbs do not take them yet; remote code: not run here
+tested  fixture: numeric fixture in the published format; format: configuration or
+        tokenizer layout only; no: not tested. Real weights have not been at hand."""
 
 
 def _table(found: list[dict[str, Any]]) -> list[str]:
