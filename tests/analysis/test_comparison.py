@@ -71,6 +71,23 @@ def test_turned_sequences_are_judged(data):
     assert judged.orientation.change == pytest.approx(0.8)
 
 
+def test_counts_per_sequence_give_the_resamples_of_bases(tmp_path, rng):
+    rows = [
+        ("".join(rng.choice(list("ACGT"), n)), "".join(rng.choice(list("XYZ."), n)))
+        for n in rng.integers(20, 60, 12)
+    ]
+    table = read_sequences(write_csv(tmp_path / "y.csv", ["sequence", "label"], rows))
+    data = labelled.label(table, labelled.detect_task(table, ("label",)))
+    scores = np.empty(12, object)
+    scores[:] = [rng.dirichlet(np.ones(3), len(ids)) for ids in table.ids]
+    arguments = data.task, data.labels, scores, (), 40, 5
+    slow = comparison._resample(*arguments)
+    fast = comparison._resample_bases(*arguments)
+    for name, values in slow.items():
+        atol = 5e-3 if name == "macro_auroc" else 1e-12
+        np.testing.assert_allclose(fast[name], values, atol=atol)
+
+
 def test_calibration_counts_what_comes_true(rng):
     probabilities = rng.random(20_000)
     labels = (rng.random(20_000) < probabilities).astype(int)

@@ -9,6 +9,7 @@ import numpy as np
 from crossdna import alphabet
 from crossdna.analysis.statistics import Interval, interval
 from crossdna.data import metrics
+from crossdna.data.labelled import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from crossdna.data.labelled import LabelledSet, Task
 
 RESAMPLES: Final = 1000
+BINS: Final = 256
 
 
 class Orientation(NamedTuple):
@@ -84,7 +86,8 @@ def judge(
         thresholds = metrics.choose_thresholds(task, valid.labels, held_out)
     scores = predictor.scores(test.table.ids)
     found = metrics.score(task, test.labels, scores, thresholds)
-    resampled = _resample(task, test.labels, scores, thresholds, resamples, seed)
+    draw = _resample_bases if task.kind == "per-base" else _resample
+    resampled = draw(task, test.labels, scores, thresholds, resamples, seed)
     intervals = {
         name: interval(value, resampled[name]) for name, value in found.items()
     }
@@ -115,6 +118,73 @@ def _resample(
         for name, value in values.items():
             found.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in found.items()}
+
+
+def _resample_bases(
+    task: Task,
+    labels: NDArray,
+    scores: NDArray,
+    thresholds: tuple[float, ...],
+    resamples: int,
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """The same for predictions per base, from counts for each sequence.
+
+    Whole sequences are drawn, since neighbouring bases are not independent. Areas under
+    curves are those of scores rounded to `BINS` steps.
+    """
+    sums = _base_counts(task.outputs, labels, scores)
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(resamples):
+        rows = generator.integers(len(labels), size=len(labels))
+        weights = np.bincount(rows, minlength=len(labels)).astype(np.float64)
+        table = np.tensordot(weights, sums.confusion, 1)
+        values = metrics.confusion_metrics(table)
+        histograms = np.tensordot(weights, sums.histograms, 1)
+        areas = np.array([_area(*histograms[n]) for n in range(task.outputs)])
+        defined = areas[~np.isnan(areas)]
+        values["macro_auroc"] = float(defined.mean()) if defined.size else float("nan")
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return {name: np.array(values) for name, values in found.items()}
+
+
+class _BaseCounts(NamedTuple):
+    """Counts for each sequence.
+
+    Attributes
+    ----------
+    confusion : (rows, classes, classes)
+    histograms : (rows, classes, 2, bins)
+        Scores of a class at bases of other classes, and at its own.
+    """
+
+    confusion: NDArray[np.float64]
+    histograms: NDArray[np.float64]
+
+
+def _base_counts(classes: int, labels: NDArray, scores: NDArray) -> _BaseCounts:
+    tables = np.zeros((len(labels), classes, classes))
+    histograms = np.zeros((len(labels), classes, 2, BINS))
+    for row, (truth, values) in enumerate(zip(labels, scores, strict=True)):
+        kept = truth != IGNORED
+        truth, values = truth[kept], values[kept]
+        tables[row] = metrics.confusion(truth, values.argmax(1), classes)
+        steps = np.minimum((values * BINS).astype(int), BINS - 1)
+        for number in range(classes):
+            own = (truth == number).astype(int)
+            np.add.at(histograms[row, number], (own, steps[:, number]), 1)
+    return _BaseCounts(tables, histograms)
+
+
+def _area(others: NDArray, own: NDArray) -> float:
+    """Area under the ROC curve of two histograms; equal scores count half."""
+    pairs = others.sum() * own.sum()
+    if pairs == 0:
+        return float("nan")
+    below = np.cumsum(others) - others
+    return float((own * (below + others / 2)).sum() / pairs)
 
 
 def orientation(

@@ -153,10 +153,31 @@ def chance(task: Task, labels: NDArray) -> dict[str, float]:
 def mcc(labels: NDArray, decided: NDArray) -> float:
     """Matthews correlation of two or more classes (Gorodkin, 2004); 0 if undefined."""
     classes = int(max(labels.max(), decided.max())) + 1
+    return _mcc_of_confusion(confusion(labels, decided, classes))
+
+
+def confusion(labels: NDArray, decided: NDArray, classes: int) -> NDArray[np.int64]:
+    """(classes, classes) rows by true and predicted class."""
     pairs = labels.astype(np.int64) * classes + decided.astype(np.int64)
-    confusion = np.bincount(pairs, minlength=classes * classes).reshape(classes, -1)
-    rows, truth, called = len(labels), confusion.sum(1), confusion.sum(0)
-    top = float(np.trace(confusion)) * rows - float(truth @ called)
+    counts = np.bincount(pairs, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def confusion_metrics(table: NDArray) -> dict[str, float]:
+    """``mcc``, ``accuracy`` and ``macro_f1`` (of the classes that occur)."""
+    right, truth, called = np.diagonal(table), table.sum(1), table.sum(0)
+    present = truth > 0
+    f1 = 2 * right[present] / (truth + called)[present]
+    return {
+        "mcc": _mcc_of_confusion(table),
+        "accuracy": float(right.sum() / table.sum()),
+        "macro_f1": float(f1.mean()),
+    }
+
+
+def _mcc_of_confusion(table: NDArray) -> float:
+    rows, truth, called = float(table.sum()), table.sum(1), table.sum(0)
+    top = float(np.trace(table)) * rows - float(truth @ called)
     spread = (rows**2 - float(truth @ truth)) * (rows**2 - float(called @ called))
     return top / spread**0.5 if spread > 0 else 0.0
 
@@ -211,19 +232,12 @@ def _binary_chance(labels: NDArray) -> dict[str, float]:
 
 
 def _class_metrics(labels: NDArray, scores: NDArray) -> dict[str, float]:
-    decided = scores.argmax(1)
-    present = np.unique(labels)
-    f1 = []
-    for number in present:
-        called, truth = decided == number, labels == number
-        f1.append(2 * float((called & truth).sum()) / float(called.sum() + truth.sum()))
-    areas = [auroc((labels == n).astype(int), scores[:, n]) for n in present]
-    return {
-        "mcc": mcc(labels, decided),
-        "accuracy": float((labels == decided).mean()),
-        "macro_f1": float(np.mean(f1)),
-        "macro_auroc": _mean(areas),
-    }
+    table = confusion(labels, scores.argmax(1), scores.shape[1])
+    areas = [
+        auroc((labels == number).astype(int), scores[:, number])
+        for number in np.unique(labels)
+    ]
+    return {**confusion_metrics(table), "macro_auroc": _mean(areas)}
 
 
 def _quantity_metrics(labels: NDArray, scores: NDArray) -> dict[str, float]:
