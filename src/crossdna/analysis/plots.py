@@ -243,7 +243,8 @@ def loss_figure(
         axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="white")
         values = [y for _, y in [*training, *held_out]]
         if values:
-            low, high = min(*values, 2.0), np.quantile([*values, 2.0], 0.98)
+            # The first steps may lie far above; the line of a blind guess is shown.
+            low, high = min(values), max(2.0, np.quantile(values, 0.98))
             margin = 0.08 * (high - low)
             axes.set_ylim(low - margin, high + 2.5 * margin)
         return figure
