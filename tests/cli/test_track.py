@@ -1,6 +1,7 @@
 """``crossdna track`` as a user runs it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from crossdna.analysis.browser import _overlapping, require_browsable
 from crossdna.cli import main
+from crossdna.data.regions import Region
+from crossdna.errors import CrossDNAError
 
 pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
 
@@ -92,6 +96,54 @@ def test_killed_and_started_again(tiny_checkpoint, genome, tmp_path):
     assert main(words) == 0
     for name in ("probability.bedGraph", "entropy.bedGraph", "tracks.json"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_browser_page(tiny_checkpoint, genome, tmp_path):
+    gff = tmp_path / "genes.gff3"
+    rows = ("z\tx\tgene\t850\t950\t.\t+\t.\tID=inside", "q\tx\tgene\t1\t9\t.\t+\t.\t.")
+    far = "z\tx\tgene\t10\t20\t.\t+\t.\tID=outside"
+    gff.write_text("##gff-version 3\n" + "\n".join((*rows, far)) + "\n")
+    output = tmp_path / "out"
+    more = ("--region", "z:801-1100", "--browser", "--annotation", gff)
+    words = command(tiny_checkpoint(), genome, output, *more, "--format", "bedGraph")
+    assert main([*words, "--mask-spacing", "2"]) == 0
+    page = (output / "browser.html").read_text()
+    assert "createBrowser" in page
+    assert '"locus": "z:801-1100"' in page
+    assert "src=" not in page.split("<script>")[0]
+    lines = list(_overlapping(gff, [Region("z", 800, 1100)]))
+    assert lines == [rows[0]]
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed")
+    done = subprocess.run(
+        [
+            chromium,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            f"file://{output / 'browser.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert 'data-state="ready"' in done.stdout
+
+
+def test_pages_have_limits(tmp_path):
+    with pytest.raises(CrossDNAError, match="at most 200,000 bases"):
+        require_browsable([Region("c", 0, 200_001)], None)
+    with pytest.raises(CrossDNAError, match="annotation is"):
+        require_browsable([Region("c", 0, 5)], tmp_path / "genes.txt.gz")
+    bad = tmp_path / "bad.bed"
+    bad.write_text("c\tx\ty\n")
+    with pytest.raises(CrossDNAError, match=r"bad\.bed:1: not a line"):
+        list(_overlapping(bad, [Region("c", 0, 5)]))
 
 
 def test_bad_input(tiny_checkpoint, genome, tmp_path, capsys):

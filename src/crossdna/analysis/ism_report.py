@@ -93,7 +93,7 @@ def _limit(values: NDArray[np.float64]) -> float:
 def _label(result: Mutagenesis, column: int) -> str:
     name = result.columns[column]
     if name == "llr":
-        return "log p(changed) - log p(reference)"
+        return "log-likelihood ratio"
     return f"change of the {name.replace('_', ' ')} logit"
 
 
@@ -178,7 +178,7 @@ svg text[class] {{ font: bold 14px sans-serif }}
 .T {{ fill: #D55E00 }} .N {{ fill: #8A8A8A }}
 pre {{ color: #666; font-size: 11px }}
 </style></head><body><h1>{title}</h1>
-<p>{label}; full colour at &plusmn;{limit}: <b style="color:#0072B2">blue</b> lower,
+<p>Colour: {label} of the change; full colour at &plusmn;{limit}: <b style="color:#0072B2">blue</b> lower,
 <b style="color:#D55E00">red</b> higher. Letters: the reference base against the mean of
 the other three. Rest the pointer on a cell for its value.</p>
 <div><svg width="{width}" height="{height}" viewBox="-20 0 {width} {height}">{content}

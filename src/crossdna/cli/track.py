@@ -72,6 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="average both strands (twice the time)",
     )
     parser.add_argument(
+        "--browser",
+        action="store_true",
+        help="also write browser.html: a genome browser with the tracks, in one file",
+    )
+    parser.add_argument(
+        "--annotation",
+        type=Path,
+        help="GFF3, GTF or BED to be shown by --browser",
+    )
+    parser.add_argument(
         "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
     )
     parser.add_argument(
@@ -81,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
+    from crossdna.analysis.browser import require_browsable
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.inference import load_model
     from crossdna.analysis.score_file import checkpoint_task
@@ -103,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         strand_average=arguments.strand_average,
         batch_size=arguments.batch_size,
     )
+    if arguments.browser:
+        require_browsable(regions, arguments.annotation)
     task = checkpoint_task(arguments.model)
     model = load_model(arguments.model, task, arguments.device)
     descriptions = track_descriptions(model)
@@ -220,5 +233,37 @@ def _write(
         comment = f"{name} >= {finder.threshold:g} over at least {finder.minimum} bases"
         peaks = finder.finish()
         write_peaks(output / f"{name}.peaks.bed", peaks, comment)
+    if arguments.browser:
+        _write_page(arguments, model, genome, regions, settings, how)
     with atomic_open(output / "tracks.json") as handle:
         json.dump(how, handle, indent=2)
+
+
+def _write_page(
+    arguments: argparse.Namespace,
+    model: Any,
+    genome: Genome,
+    regions: list[Region],
+    settings: TrackSettings,
+    how: dict[str, Any],
+) -> None:
+    from crossdna.analysis.browser import browser_page
+    from crossdna.analysis.track import read_values
+    from crossdna.files import atomic_open
+
+    parts = (
+        (region, part)
+        for number, region in enumerate(regions)
+        for part in read_values(
+            model, genome, region, settings, arguments.output / f"work/region-{number}"
+        )
+    )
+    page = browser_page(
+        genome,
+        parts,
+        title=f"{Path(arguments.model).name} along {regions[0].contig}",
+        annotation=arguments.annotation,
+        provenance=how,
+    )
+    with atomic_open(arguments.output / "browser.html") as handle:
+        handle.write(page)
