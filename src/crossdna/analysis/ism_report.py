@@ -178,7 +178,8 @@ svg text[class] {{ font: bold 14px sans-serif }}
 .T {{ fill: #D55E00 }} .N {{ fill: #8A8A8A }}
 pre {{ color: #666; font-size: 11px }}
 </style></head><body><h1>{title}</h1>
-<p>Colour: {label} of the change; full colour at &plusmn;{limit}: <b style="color:#0072B2">blue</b> lower,
+<p>Colour: {label} of the change; full colour at &plusmn;{limit}:
+<b style="color:#0072B2">blue</b> lower,
 <b style="color:#D55E00">red</b> higher. Letters: the reference base against the mean of
 the other three. Rest the pointer on a cell for its value.</p>
 <div><svg width="{width}" height="{height}" viewBox="-20 0 {width} {height}">{content}
