@@ -75,6 +75,10 @@ def load_model(
     chosen = pick_device(device)
     try:
         config = AutoConfig.from_pretrained(str(name))
+        if type(config) not in _CLASSES[task]._model_mapping:
+            raise CrossDNAError(
+                f"{name}: a model of type {config.model_type!r} cannot do {task!r}"
+            )
         model = _CLASSES[task].from_pretrained(str(name), config=config)
     except CrossDNAError:
         raise
