@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="(%(default)s)",
     )
     parser.add_argument(
+        "--zooms",
+        type=int,
+        default=10,
+        help="summary levels in a bigWig; 0: none, and memory that does not grow with "
+        "the contig while the file is closed (%(default)s)",
+    )
+    parser.add_argument(
         "--peaks",
         nargs="+",
         default=[],
@@ -216,7 +223,11 @@ def _write(
     with contextlib.ExitStack() as stack:
         writers = {
             name: stack.enter_context(
-                open_track(output / f"{name}.{arguments.format}", genome.contigs)
+                open_track(
+                    output / f"{name}.{arguments.format}",
+                    genome.contigs,
+                    zooms=arguments.zooms,
+                )
             )
             for name in how["tracks"]
         }
