@@ -207,6 +207,12 @@ def pretraining_call(model, ids, autocast):
     return call
 
 
+# Lengths of the whole table; one length tells what a training step costs per base.
+LENGTHS = {
+    "forward": [200, 1024, 16_384],
+    "training step": [1024],
+    "pretraining step": [1024],
+}
 CALLS = {
     "forward": forward_call,
     "training step": training_call,
@@ -279,7 +285,7 @@ def main():
     )
     parser.add_argument("--modes", nargs="*", default=list(CALLS), choices=list(CALLS))
     parser.add_argument("--dtypes", nargs="*", default=list(DTYPES))
-    parser.add_argument("--lengths", nargs="*", type=int, default=[200, 1024, 16384])
+    parser.add_argument("--lengths", nargs="*", type=int, help="for every mode")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
@@ -289,7 +295,7 @@ def main():
     for name in arguments.only:
         for mode in arguments.modes:
             for dtype in arguments.dtypes:
-                for length in arguments.lengths:
+                for length in arguments.lengths or LENGTHS[mode]:
                     # Attention over everything is quadratic: its long rows say little
                     # and take hours.
                     if name == "esm" and length > 8192:
