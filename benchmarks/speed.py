@@ -306,8 +306,11 @@ def main():
                         measure(name, mode, length, dtype, device, arguments.repeats)
                     )
                     show(rows[-1])
-    if not arguments.no_save:
-        print(save_results(f"speed-{device.type}", rows, threads=arguments.threads))
+                    if not arguments.no_save:
+                        # Row by row: an interrupted table keeps what it has.
+                        save_results(
+                            f"speed-{device.type}", rows, threads=arguments.threads
+                        )
 
 
 if __name__ == "__main__":
