@@ -84,7 +84,7 @@ def browser_page(
             }
             tracks.setdefault(name, []).append(stretch)
     first = next(iter(regions))
-    content = {
+    content: dict[str, Any] = {
         "fasta": _data_uri(_fasta(genome, regions)),
         "locus": str(first),
         "tracks": [
