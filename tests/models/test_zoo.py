@@ -76,8 +76,11 @@ def test_directories_without_a_model_are_refused(tmp_path):
 
 def test_command_line(capsys):
     assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    table, _, legend = capsys.readouterr().out.partition("\n\n")
+    lines = table.splitlines()
     assert len(lines) == len(cards()) + 1
+    # Every word that stands under "runs" and "tested" is explained below the table.
+    assert all(card.runs in legend and card.tested in legend for card in cards())
     assert lines[0].split() == [
         "name", "model_type", "parameters", "context", "runs", "tested",
     ]  # fmt: skip
