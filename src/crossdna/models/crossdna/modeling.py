@@ -270,7 +270,8 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         one_hot = (whole.unsqueeze(1) == channels[:, None]).to(weight.dtype)
         y = F.gelu(F.conv1d(one_hot, weight, conv.bias, padding=STEM_REACH))
         start = 0 if left is None else left.shape[1]
-        return y[:, :, start : start + ids.shape[1]].transpose(1, 2)
+        # Contiguous: channels a power of two apart collide in a CPU's cache.
+        return y[:, :, start : start + ids.shape[1]].transpose(1, 2).contiguous()
 
     def fuse(self, a: Tensor, b: Tensor, mask: Tensor | None = None) -> FusedBlock:
         """Bridge, project and blend both branches' outputs in one block."""
