@@ -114,16 +114,22 @@ def test_gradient_accumulation_gives_the_same_weights(make_recipe, tmp_path):
 
 
 def test_best_weights_are_kept_on_request(make_recipe, tmp_path):
-    # So large a rate that the losses jump about and the last is rarely the least.
+    # The rate grows to the end, by far too much: the last model is never the best.
     recipe = make_recipe(
-        train={"keep": "best", "lr": 3.0, "steps": 12, "evaluate_every": 1}
+        train={
+            "keep": "best",
+            "lr": 3.0,
+            "warmup": 1.0,
+            "min_lr_share": 1.0,
+            "steps": 12,
+            "evaluate_every": 1,
+        }
     )
     out = pretrain(recipe, tmp_path / "run")
     losses = log_rows(out, "eval_loss")
     best = min(losses, key=losses.get)
     facts = json.loads((out / "provenance.json").read_text())
-    assert len(losses) == 12
-    assert facts["weights_of_step"] == best
+    assert facts["weights_of_step"] == best < 12
     assert_same_weights(out, out / "checkpoints" / f"best-{best}", tolerance=0)
 
 
