@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,12 +18,28 @@ from transformers import (
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+from crossdna.models.strands import (
+    asking,
+    over_strands,
+    reverse_complement,
+    sequence_logits,
+    token_logits,
+)
 from crossdna.models.vocabulary import speak_alphabet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from transformers import PreTrainedModel
+
+__all__ = [
+    "asking",
+    "base_log_probabilities",
+    "embeddings",
+    "load_model",
+    "pick_device",
+    "reverse_complement",
+    "sequence_logits",
+    "token_logits",
+]
 
 Task = Literal["masked-lm", "classification", "per-base", "embedding"]
 _CLASSES: dict[str, Any] = {
@@ -85,26 +100,6 @@ def load_model(
     except (OSError, ValueError) as error:
         raise CrossDNAError(f"{name}: {str(error).splitlines()[0]}") from error
     return speak_alphabet(model).to(chosen).eval()
-
-
-@contextlib.contextmanager
-def asking(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; gives the model back in the mode it was in."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(training)
-
-
-def reverse_complement(
-    input_ids: Tensor, attention_mask: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """The other strand of a padded batch: padding changes sides."""
-    mask = None if attention_mask is None else attention_mask.flip(1)
-    return alphabet.complement_ids(input_ids).flip(1), mask
 
 
 def base_log_probabilities(
@@ -187,63 +182,6 @@ def embeddings(
     def mirror(x: Tensor) -> Tensor:
         return x.flip(1)
 
-    return _over_strands(
+    return over_strands(
         model, hidden, mirror, input_ids, attention_mask, strand_average
     )
-
-
-def sequence_logits(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    strand_average: bool = False,
-) -> Tensor:
-    """Output of a sequence head, (batch, labels) float32; averaged as logits."""
-
-    def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
-        return model(input_ids=ids, attention_mask=mask).logits.float()
-
-    return _over_strands(
-        model, logits, lambda x: x, input_ids, attention_mask, strand_average
-    )
-
-
-def token_logits(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    *,
-    strand_average: bool = False,
-) -> Tensor:
-    """Output of a per-base head, (batch, length, labels) float32.
-
-    Averaging mirrors the other strand's output, so it is right for labels that do not
-    depend on the strand.
-    """
-
-    def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
-        return model(input_ids=ids, attention_mask=mask).logits.float()
-
-    def mirror(x: Tensor) -> Tensor:
-        return x.flip(1)
-
-    return _over_strands(
-        model, logits, mirror, input_ids, attention_mask, strand_average
-    )
-
-
-def _over_strands(
-    model: PreTrainedModel,
-    predict: Callable[[Tensor, Tensor | None], Tensor],
-    mirror: Callable[[Tensor], Tensor],
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    strand_average: bool,
-) -> Tensor:
-    with asking(model):
-        ahead = predict(input_ids, attention_mask)
-        if not strand_average:
-            return ahead
-        other = predict(*reverse_complement(input_ids, attention_mask))
-        return (ahead + mirror(other)) / 2

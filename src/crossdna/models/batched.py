@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crossdna import alphabet
+from crossdna.models.strands import sequence_logits, token_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -89,38 +90,15 @@ def predict_logits(
     """
     device = next(model.parameters()).device
     results: list[NDArray] = [np.empty(0)] * len(sequences)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for rows in length_batches(
-                [len(ids) for ids in sequences], bases_per_batch
-            ):
-                chosen = [sequences[row] for row in rows]
-                values = _logits(model, pad_batch(chosen, device), per_base)
-                if strand_average:
-                    other = [alphabet.reverse_complement(ids) for ids in chosen]
-                    turned = _logits(model, pad_batch(other, device), per_base)
-                    values = [
-                        (ahead + (back[::-1] if per_base else back)) / 2
-                        for ahead, back in zip(values, turned, strict=True)
-                    ]
-                for row, value in zip(rows, values, strict=True):
-                    results[row] = value
-                advance(len(rows))
-    finally:
-        model.train(was_training)
+    ask = token_logits if per_base else sequence_logits
+    for rows in length_batches([len(ids) for ids in sequences], bases_per_batch):
+        batch = pad_batch([sequences[row] for row in rows], device)
+        logits = ask(model, *batch, strand_average=strand_average).cpu().numpy()
+        for row, value in zip(rows, logits, strict=True):
+            results[row] = value[: len(sequences[row])] if per_base else value
+        advance(len(rows))
     if not per_base:
         return np.stack(results)
     ragged = np.empty(len(results), object)
     ragged[:] = results
     return ragged
-
-
-def _logits(model: PreTrainedModel, batch: Batch, per_base: bool) -> list[NDArray]:
-    output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-    logits = output.logits.float().cpu().numpy()
-    if not per_base or batch.attention_mask is None:
-        return list(logits)
-    lengths = batch.attention_mask.sum(1).tolist()
-    return [row[:length] for row, length in zip(logits, lengths, strict=True)]

@@ -1,0 +1,102 @@
+"""Both strands of a sequence, asked and averaged."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from crossdna import alphabet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from transformers import PreTrainedModel
+
+
+@contextlib.contextmanager
+def asking(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; gives the model back in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(training)
+
+
+def reverse_complement(
+    input_ids: Tensor, attention_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The other strand of a padded batch: padding changes sides."""
+    mask = None if attention_mask is None else attention_mask.flip(1)
+    return alphabet.complement_ids(input_ids).flip(1), mask
+
+
+def over_strands(
+    model: PreTrainedModel,
+    predict: Callable[[Tensor, Tensor | None], Tensor],
+    mirror: Callable[[Tensor], Tensor],
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    strand_average: bool,
+) -> Tensor:
+    """Ask for one strand, or for the mean of both.
+
+    Parameters
+    ----------
+    predict
+        From ids and mask to the answer.
+    mirror
+        From the other strand's answer to this strand's order.
+    """
+    with asking(model):
+        ahead = predict(input_ids, attention_mask)
+        if not strand_average:
+            return ahead
+        other = predict(*reverse_complement(input_ids, attention_mask))
+        return (ahead + mirror(other)) / 2
+
+
+def sequence_logits(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    strand_average: bool = False,
+) -> Tensor:
+    """Output of a sequence head, (batch, labels) float32; averaged as logits."""
+
+    def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).logits.float()
+
+    return over_strands(
+        model, logits, lambda x: x, input_ids, attention_mask, strand_average
+    )
+
+
+def token_logits(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    strand_average: bool = False,
+) -> Tensor:
+    """Output of a per-base head, (batch, length, labels) float32.
+
+    Averaging mirrors the other strand's output, so it is right for labels that do not
+    depend on the strand.
+    """
+
+    def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
+        return model(input_ids=ids, attention_mask=mask).logits.float()
+
+    def mirror(x: Tensor) -> Tensor:
+        return x.flip(1)
+
+    return over_strands(
+        model, logits, mirror, input_ids, attention_mask, strand_average
+    )
