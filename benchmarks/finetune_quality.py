@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from machine import save_results
 
-from crossdna.analysis.benchmark import collect
+from crossdna.analysis.supervised.benchmark import collect
 from crossdna.cli import main
 
 ANCHORED = ["head=position", "head_dropout=0.4", "lr=2e-3", "noise=0.1"]

@@ -27,7 +27,10 @@ from crossdna.analysis.inference import (
     load_model,
     sequence_logits,
 )
-from crossdna.analysis.reuse import logits_of_one_window, marginals_of_one_window
+from crossdna.analysis.variants.reuse import (
+    logits_of_one_window,
+    marginals_of_one_window,
+)
 
 
 def parse():

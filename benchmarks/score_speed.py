@@ -20,7 +20,7 @@ import torch
 
 from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, alphabet
 from crossdna.analysis.inference import base_log_probabilities, load_model
-from crossdna.analysis.score import ScoreSettings, score_alleles
+from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele, window_pair
 

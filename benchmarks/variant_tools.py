@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from crossdna import alphabet
-from crossdna.analysis.readings import embedding_differences
-from crossdna.analysis.score import ScoreSettings, score_alleles
+from crossdna.analysis.variants.readings import embedding_differences
+from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.variants import read_allele, window_pair
 
 

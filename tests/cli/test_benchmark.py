@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from tests.labelled_sets import rows_with_motif, write_csv
 
-from crossdna.analysis import benchmark
+from crossdna.analysis.supervised import benchmark
 from crossdna.cli import main
 
 

@@ -8,8 +8,8 @@ import zarr
 from tests.labelled_sets import rows_with_motif, write_csv
 
 from crossdna import alphabet
-from crossdna.analysis import embed
-from crossdna.analysis.embed_plot import project
+from crossdna.analysis.embedding import embed
+from crossdna.analysis.embedding.plot import project
 from crossdna.cli import main
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAModel
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer

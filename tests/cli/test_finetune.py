@@ -11,7 +11,7 @@ from tests.labelled_sets import rows_with_motif, write_csv
 from transformers import AutoModelForSequenceClassification
 
 from crossdna import alphabet
-from crossdna.analysis.finetuned import FinetunedModel
+from crossdna.analysis.supervised.finetuned import FinetunedModel
 from crossdna.cli import main
 from crossdna.data.labelled import Task
 from crossdna.data.metrics import choose_thresholds

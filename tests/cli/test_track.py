@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from crossdna.analysis.browser import _overlapping, require_browsable
+from crossdna.analysis.tracks.browser import _overlapping, require_browsable
 from crossdna.cli import main
 from crossdna.data.regions import Region
 from crossdna.errors import CrossDNAError

@@ -20,7 +20,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Affine2D
 
 from crossdna import alphabet
-from crossdna.analysis.evaluate import ALL, predictor_label, strongest_baselines
+from crossdna.analysis.evaluation.measure import (
+    ALL,
+    predictor_label,
+    strongest_baselines,
+)
 from crossdna.data.annotation import CDS, CLASSES, INTERGENIC, REPEAT
 
 if TYPE_CHECKING:
@@ -30,9 +34,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from crossdna.analysis.evaluate import Condition, Group
-    from crossdna.analysis.locus import LocusPrediction
-    from crossdna.analysis.probe import Projection
+    from crossdna.analysis.evaluation.locus import LocusPrediction
+    from crossdna.analysis.evaluation.measure import Condition, Group
+    from crossdna.analysis.probe.linear import Projection
     from crossdna.analysis.statistics import Interval
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"

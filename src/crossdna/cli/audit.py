@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the report; exit status 0 whatever it says."""
     import json
 
-    from crossdna.analysis.audit import audit_splits, format_audit
+    from crossdna.analysis.supervised.audit import audit_splits, format_audit
     from crossdna.cli.labelled_options import input_options
     from crossdna.data.genome import Genome
     from crossdna.data.labelled_inputs import read_sets

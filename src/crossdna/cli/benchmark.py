@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-    from crossdna.analysis.benchmark import Fitted
+    from crossdna.analysis.supervised.benchmark import Fitted
     from crossdna.data.labelled_inputs import Sets
     from crossdna.data.suites import SuiteTask
     from crossdna.training.finetune_recipe import FinetuneRecipe
@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work on all cells that are not finished, then write the tables."""
-    from crossdna.analysis import benchmark
-    from crossdna.analysis.benchmark_plot import benchmark_figure
     from crossdna.analysis.plots import save_figure
+    from crossdna.analysis.supervised import benchmark
+    from crossdna.analysis.supervised.benchmark_plot import benchmark_figure
     from crossdna.cli.progress import progress
     from crossdna.data.suites import find_tasks, read_task
     from crossdna.errors import CrossDNAError
@@ -140,7 +140,7 @@ def _cells(
 ) -> None:
     import sys
 
-    from crossdna.analysis import benchmark
+    from crossdna.analysis.supervised import benchmark
 
     baseline = model in benchmark.BASELINES
     reason = benchmark.unsuited(model, sets) if baseline else None
@@ -170,10 +170,10 @@ def _fit(
 ) -> Callable[[], Fitted]:
     from dataclasses import replace
 
-    from crossdna.analysis import benchmark
-    from crossdna.analysis.finetuned import FinetunedModel
     from crossdna.analysis.inference import load_model
-    from crossdna.analysis.probing import ProbeModel
+    from crossdna.analysis.supervised import benchmark
+    from crossdna.analysis.supervised.finetuned import FinetunedModel
+    from crossdna.analysis.supervised.probing import ProbeModel
     from crossdna.models.vocabulary import speak_alphabet
     from crossdna.training.finetune import finetune
 

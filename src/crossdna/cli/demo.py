@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from crossdna.analysis.demo import DemoData, DemoSettings
+    from crossdna.analysis.demo.demo import DemoData, DemoSettings
     from crossdna.training.pretraining_recipe import PretrainRecipe
 
 
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Pretrain or go on, analyse what has not been analysed, write the report."""
-    from crossdna.analysis.demo import analyse
-    from crossdna.analysis.demo_report import write_report
+    from crossdna.analysis.demo.demo import analyse
+    from crossdna.analysis.demo.report import write_report
     from crossdna.cli.progress import progress
     from crossdna.config import read_recipe
     from crossdna.training.pretrain import pretrain
@@ -76,8 +76,8 @@ def _read_data(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoDat
     import hashlib
     from dataclasses import replace
 
-    from crossdna.analysis.demo import DemoData
-    from crossdna.analysis.evaluation import Split
+    from crossdna.analysis.demo.demo import DemoData
+    from crossdna.analysis.evaluation.run import Split
     from crossdna.data.annotation import Annotation
     from crossdna.data.regions import overlap, parse_region
     from crossdna.errors import CrossDNAError
@@ -111,9 +111,9 @@ def _read_data(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoDat
 
 
 def _settings(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoSettings:
-    from crossdna.analysis.demo import DemoSettings
-    from crossdna.analysis.evaluate import EvaluationSettings
-    from crossdna.analysis.probe import ProbeSettings
+    from crossdna.analysis.demo.demo import DemoSettings
+    from crossdna.analysis.evaluation.measure import EvaluationSettings
+    from crossdna.analysis.probe.linear import ProbeSettings
 
     window = recipe.windows.length
     return DemoSettings(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from crossdna.analysis.embed import Embedding
+    from crossdna.analysis.embedding.embed import Embedding
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed in chunks; a killed run goes on where it was."""
-    from crossdna.analysis import embed
     from crossdna.analysis.chunks import worker_devices
+    from crossdna.analysis.embedding import embed
     from crossdna.analysis.inference import load_model
     from crossdna.analysis.provenance import provenance
     from crossdna.cli.progress import progress
@@ -106,8 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plot(arguments: argparse.Namespace, found: Embedding) -> None:
-    from crossdna.analysis.embed import sample_vectors
-    from crossdna.analysis.embed_plot import embedding_plot, project
+    from crossdna.analysis.embedding.embed import sample_vectors
+    from crossdna.analysis.embedding.plot import embedding_plot, project
     from crossdna.analysis.plots import save_figure
     from crossdna.files import atomic_path
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from crossdna.analysis.evaluation import Evaluation, Split
+    from crossdna.analysis.evaluation.run import Evaluation, Split
     from crossdna.analysis.statistics import Interval
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
@@ -79,8 +79,8 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write evaluation.json and evaluation.png, print the tables."""
-    from crossdna.analysis.evaluate import EvaluationSettings, count_windows
-    from crossdna.analysis.evaluation import evaluate_model, write_evaluation
+    from crossdna.analysis.evaluation.measure import EvaluationSettings, count_windows
+    from crossdna.analysis.evaluation.run import evaluate_model, write_evaluation
     from crossdna.analysis.inference import load_model
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def read_split(arguments: argparse.Namespace, genome: Genome) -> Split:
     """Regions that the options of `add_split_arguments` name."""
-    from crossdna.analysis.evaluation import Split
+    from crossdna.analysis.evaluation.run import Split
     from crossdna.data.regions import complement, parse_region, read_bed
 
     def chosen(names: list[str] | None, bed: Path | None) -> list[Region]:
@@ -141,7 +141,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """Print the model beside its strongest rivals, over all and by class."""
     from rich.console import Console
 
-    from crossdna.analysis.evaluate import ALL, strongest_baselines
+    from crossdna.analysis.evaluation.measure import ALL, strongest_baselines
 
     first = evaluation.conditions[0]
     everywhere = next(group for group in first.groups if group.name == ALL)
@@ -163,7 +163,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def _predictor_table(evaluation: Evaluation, names: list[str]) -> Table:
     from rich.table import Table
 
-    from crossdna.analysis.evaluate import ALL, predictor_label
+    from crossdna.analysis.evaluation.measure import ALL, predictor_label
 
     table = Table(title="Hidden bases", title_justify="left")
     table.add_column("predictor")
@@ -190,7 +190,7 @@ def _predictor_table(evaluation: Evaluation, names: list[str]) -> Table:
 def _class_table(evaluation: Evaluation, names: list[str]) -> Table:
     from rich.table import Table
 
-    from crossdna.analysis.evaluate import predictor_label
+    from crossdna.analysis.evaluation.measure import predictor_label
 
     condition = evaluation.conditions[0]
     title = f"Bits per base by class, {condition.description}"

@@ -10,8 +10,8 @@ from crossdna.cli.labelled_options import add_input_options
 if TYPE_CHECKING:
     import argparse
 
-    from crossdna.analysis.audit import Audit
-    from crossdna.analysis.classical import Predictor
+    from crossdna.analysis.supervised.audit import Audit
+    from crossdna.analysis.supervised.classical import Predictor
     from crossdna.data.labelled_inputs import InputOptions, Sets
     from crossdna.training.finetune import FinetuneResult
     from crossdna.training.finetune_recipe import FinetuneRecipe
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, train, judge, report."""
     import sys
 
-    from crossdna.analysis.audit import audit_splits
+    from crossdna.analysis.supervised.audit import audit_splits
     from crossdna.cli.labelled_options import input_options
     from crossdna.data.labelled_inputs import read_sets
     from crossdna.training.finetune import finetune
@@ -160,9 +160,9 @@ def _baselines(
     """Train what the model is compared with."""
     from dataclasses import replace
 
-    from crossdna.analysis.classical import fit_classical
-    from crossdna.analysis.compact import fit_compact_nets
-    from crossdna.analysis.finetuned import FinetunedModel
+    from crossdna.analysis.supervised.classical import fit_classical
+    from crossdna.analysis.supervised.compact import fit_compact_nets
+    from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.training.finetune import finetune
     from crossdna.training.finetune_recipe import RANDOM
 
@@ -197,9 +197,9 @@ def _report(
     """Put the best model, its metrics, predictions and report into the output."""
     import shutil
 
-    from crossdna.analysis import finetune_report
-    from crossdna.analysis.finetuned import FinetunedModel
     from crossdna.analysis.provenance import provenance
+    from crossdna.analysis.supervised import report as finetune_report
+    from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.config import to_table
     from crossdna.files import atomic_path
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from crossdna.analysis.ism import Mutagenesis
+    from crossdna.analysis.mutagenesis.ism import Mutagenesis
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
 
@@ -65,10 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Score all changes; write ism.parquet, and for each region a PNG and a page."""
     from crossdna.analysis.inference import load_model
-    from crossdna.analysis.ism import mutagenesis, mutagenesis_scores
+    from crossdna.analysis.mutagenesis.ism import mutagenesis, mutagenesis_scores
     from crossdna.analysis.provenance import provenance
-    from crossdna.analysis.score import ScoreSettings
-    from crossdna.analysis.score_file import checkpoint_task
+    from crossdna.analysis.variants.file import checkpoint_task
+    from crossdna.analysis.variants.score import ScoreSettings
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.files import claim_output_directory
@@ -128,8 +128,11 @@ def _write(results: list[Mutagenesis], how: dict[str, Any], output: Path) -> Non
     import pyarrow as pa
     from pyarrow import parquet
 
-    from crossdna.analysis.ism import table
-    from crossdna.analysis.ism_report import mutagenesis_figure, mutagenesis_page
+    from crossdna.analysis.mutagenesis.ism import table
+    from crossdna.analysis.mutagenesis.report import (
+        mutagenesis_figure,
+        mutagenesis_page,
+    )
     from crossdna.analysis.plots import save_figure
     from crossdna.files import atomic_open, atomic_path
 

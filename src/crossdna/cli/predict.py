@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from crossdna.analysis import finetuned
     from crossdna.analysis.chunks import ChunkStore, run_chunks, worker_devices
     from crossdna.analysis.provenance import provenance
+    from crossdna.analysis.supervised import finetuned
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences

@@ -10,7 +10,7 @@ from crossdna.cli.evaluate import add_split_arguments, read_split, show
 if TYPE_CHECKING:
     import argparse
 
-    from crossdna.analysis.probe_coding import ProbeResult
+    from crossdna.analysis.probe.coding import ProbeResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Probe, write probe.json and embedding.png, print a table."""
     from crossdna.analysis.inference import load_model
-    from crossdna.analysis.probe import ProbeSettings
-    from crossdna.analysis.probe_coding import (
+    from crossdna.analysis.probe.coding import (
         draw_split_windows,
         probe_coding,
         write_probe,
     )
+    from crossdna.analysis.probe.linear import ProbeSettings
     from crossdna.analysis.provenance import provenance
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation

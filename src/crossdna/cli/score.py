@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from crossdna.analysis.calibrate import Calibration, CalibrationSettings
-    from crossdna.analysis.score_file import ScoringRun
+    from crossdna.analysis.variants.calibrate import Calibration, CalibrationSettings
+    from crossdna.analysis.variants.file import ScoringRun
     from crossdna.data.genome import Genome
     from crossdna.data.vcf import VariantFile
 
@@ -107,11 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Score and write; what the file has to be known for goes to stderr."""
     import sys
 
-    from crossdna.analysis import calibrate
     from crossdna.analysis.chunks import worker_devices
-    from crossdna.analysis.scan import require_scorable
-    from crossdna.analysis.score_file import prepare, run_scoring
-    from crossdna.analysis.score_output import check_output, write_scores
+    from crossdna.analysis.variants import calibrate
+    from crossdna.analysis.variants.file import prepare, run_scoring
+    from crossdna.analysis.variants.output import check_output, write_scores
+    from crossdna.analysis.variants.scan import require_scorable
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
 
@@ -177,7 +177,7 @@ def _calibrated(
     devices: list[str],
 ) -> tuple[ScoringRun, Calibration]:
     """Score random substitutions; the run then has the column ``percentile``."""
-    from crossdna.analysis import calibrate
+    from crossdna.analysis.variants import calibrate
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
 

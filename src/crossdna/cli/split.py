@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Split, write all rows in their order with their split, and report."""
     import polars as pl
 
-    from crossdna.analysis.audit import audit_splits, format_audit
+    from crossdna.analysis.supervised.audit import audit_splits, format_audit
     from crossdna.cli.labelled_options import input_options
     from crossdna.data import labelled, splits
     from crossdna.data.labelled_inputs import read_inputs

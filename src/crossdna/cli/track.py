@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from crossdna.analysis.track import TrackSettings
+    from crossdna.analysis.tracks.track import TrackSettings
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
     from crossdna.data.tracks import PeakFinder
@@ -98,16 +98,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
-    from crossdna.analysis.browser import require_browsable
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.inference import load_model
-    from crossdna.analysis.score_file import checkpoint_task
-    from crossdna.analysis.track import (
+    from crossdna.analysis.tracks.browser import require_browsable
+    from crossdna.analysis.tracks.track import (
         TrackSettings,
         compute,
         total_steps,
         track_descriptions,
     )
+    from crossdna.analysis.variants.file import checkpoint_task
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
 
@@ -189,7 +189,7 @@ def _provenance(
 
     import crossdna
     from crossdna.analysis.provenance import weights_fingerprint
-    from crossdna.analysis.track import reading_mode
+    from crossdna.analysis.tracks.track import reading_mode
 
     return {
         "version": crossdna.__version__,
@@ -215,7 +215,7 @@ def _write(
     import contextlib
     import json
 
-    from crossdna.analysis.track import read_values
+    from crossdna.analysis.tracks.track import read_values
     from crossdna.data.tracks import open_track, write_peaks
     from crossdna.files import atomic_open
 
@@ -258,8 +258,8 @@ def _write_page(
     settings: TrackSettings,
     how: dict[str, Any],
 ) -> None:
-    from crossdna.analysis.browser import browser_page
-    from crossdna.analysis.track import read_values
+    from crossdna.analysis.tracks.browser import browser_page
+    from crossdna.analysis.tracks.track import read_values
     from crossdna.files import atomic_open
 
     parts = (

@@ -1,0 +1,1 @@
+"""The demonstration: stages and the page that they become."""

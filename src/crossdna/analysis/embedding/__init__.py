@@ -1,0 +1,1 @@
+"""Representations of sequences on file, and their picture."""

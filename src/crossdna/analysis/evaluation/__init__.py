@@ -1,0 +1,1 @@
+"""How well a masked model predicts held-out bases, beside counting models."""

@@ -1,0 +1,1 @@
+"""In-silico mutagenesis, and models as attribution tools want them."""

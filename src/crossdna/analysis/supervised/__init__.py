@@ -1,0 +1,1 @@
+"""Fine-tuned models and their baselines: predictions, reports, audits, benchmarks."""

@@ -1,0 +1,354 @@
+"""A table of models on tasks: finished cells are kept, models are compared in pairs."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+
+from crossdna.analysis.statistics import interval
+from crossdna.analysis.supervised.classical import (
+    KmerModel,
+    Majority,
+    MarkovClassifier,
+    PositionWeights,
+    Predictor,
+)
+from crossdna.analysis.supervised.compact import PositionNet, SymmetricNet, fit_compact
+from crossdna.analysis.supervised.comparison import judge
+from crossdna.data import metrics
+from crossdna.errors import CrossDNAError
+from crossdna.files import atomic_open, atomic_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from crossdna.analysis.statistics import Interval
+    from crossdna.analysis.supervised.comparison import Judged
+    from crossdna.data.labelled import LabelledSet
+    from crossdna.data.labelled_inputs import Sets
+
+CELLS: Final = "cells"
+
+
+class Fitted(NamedTuple):
+    """A predictor that was trained for a cell.
+
+    Attributes
+    ----------
+    thresholds : tuple of float, or None
+        Those that training chose, else the development set chooses here.
+    parameters : int or None
+    """
+
+    predictor: Predictor
+    thresholds: tuple[float, ...] | None = None
+    parameters: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """What one model with one seed did on one task."""
+
+    task: str
+    model: str
+    seed: int
+    kind: str
+    metric: str
+    """Name of the first metric."""
+    value: float
+    every: dict[str, float]
+    """All metrics."""
+    chance: float
+    rows: int
+    split_by: str
+    reduced_train: bool
+    seconds_fit: float
+    seconds_predict: float
+    peak_memory_mib: float | None
+    parameters: int | None
+
+
+def _compact(build: Any, name: str) -> Callable[..., Predictor]:
+    def fit(train: LabelledSet, valid: LabelledSet, seed: int) -> Predictor:
+        if train.task.kind == "per-base":
+            raise CrossDNAError(f"{name} is for labels of sequences, not of bases")
+        return fit_compact(name, build, train, valid, seed=seed)
+
+    return fit
+
+
+BASELINES: Final[dict[str, Callable[..., Predictor]]] = {
+    "majority": lambda train, valid, seed: Majority(train),
+    "kmer": lambda train, valid, seed: KmerModel(train, valid),
+    "markov": lambda train, valid, seed: MarkovClassifier(train, valid),
+    "pwm": lambda train, valid, seed: PositionWeights(train, valid),
+    "cnn-symmetric": _compact(SymmetricNet, "cnn-symmetric"),
+    "cnn-position": _compact(PositionNet, "cnn-position"),
+}
+"""Models that may be named beside checkpoints."""
+DETERMINISTIC: Final = ("majority", "kmer", "markov", "pwm")
+"""Those that give the same for every seed, and are fitted once."""
+
+
+def unsuited(name: str, sets: Sets) -> str | None:
+    """Why a baseline cannot do a task, or None if it can."""
+    kind = sets.task.kind
+    if kind == "per-base" and name != "majority":
+        return "not for labels of bases"
+    if name in ("markov", "pwm") and kind not in ("binary", "multiclass"):
+        return f"for classes, not for {kind}"
+    lengths = {int(n) for data in sets[1:4] for n in data.table.lengths}
+    if name in ("pwm", "cnn-position") and len(lengths) > 1:
+        return "for windows of one length"
+    return None
+
+
+def cell_path(folder: Path, task: str, model: str, seed: int) -> Path:
+    """Where a cell's result lies; names may hold slashes."""
+    safe = [part.replace("/", "__").replace(":", "_") for part in (task, model)]
+    return folder / CELLS / safe[0] / safe[1] / f"seed-{seed}.json"
+
+
+def run_cell(
+    fit: Callable[[], Fitted],
+    sets: Sets,
+    path: Path,
+    names: dict[str, Any],
+) -> Cell:
+    """Fit, judge and keep; a cell that is there already is read back.
+
+    Parameters
+    ----------
+    names
+        ``task``, ``model``, ``seed`` and ``reduced_train`` of the cell.
+    """
+    if path.is_file():
+        return read_cell(path)
+    memory = PeakMemory()
+    start = time.perf_counter()
+    fitted = fit()
+    middle = time.perf_counter()
+    judged = judge(
+        fitted.predictor, sets.valid, sets.test, thresholds=fitted.thresholds
+    )
+    asked = time.perf_counter()
+    fitted.predictor.scores(sets.test.table.ids)
+    kind = sets.task.kind
+    cell = Cell(
+        kind=kind,
+        metric=metrics.PRIMARY[kind],
+        value=judged.first(sets.task).estimate,
+        every={name: value.estimate for name, value in judged.metrics.items()},
+        chance=metrics.chance(sets.task, sets.test.labels)[metrics.PRIMARY[kind]],
+        rows=len(sets.test),
+        split_by=sets.how,
+        seconds_fit=middle - start,
+        seconds_predict=time.perf_counter() - asked,
+        peak_memory_mib=memory.read(),
+        parameters=fitted.parameters,
+        **names,
+    )
+    _keep(cell, judged, path)
+    return cell
+
+
+def _keep(cell: Cell, judged: Judged, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path.with_suffix(".npy")) as temporary:
+        np.save(temporary, judged.resampled)
+    # Last: this file says that the cell is finished.
+    with atomic_open(path) as handle:
+        json.dump(asdict(cell), handle, indent=1)
+
+
+def read_cell(path: Path) -> Cell:
+    """Read a finished cell."""
+    return Cell(**json.loads(path.read_text()))
+
+
+class PeakMemory:
+    """Peak of this process's memory (or the GPU's) from here on, in MiB.
+
+    On systems without Linux's /proc nothing is measured.
+    """
+
+    def __init__(self) -> None:
+        self.cuda = torch.cuda.is_available()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self.status = Path("/proc/self/status")
+        clear = Path("/proc/self/clear_refs")
+        # Writing 5 sets the high-water mark back to what is used now (proc(5)).
+        self.known = self.status.is_file() and clear.exists()
+        if self.known:
+            try:
+                clear.write_text("5")
+            except OSError:
+                self.known = False
+
+    def read(self) -> float | None:
+        """MiB; None where the system does not tell."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 2**20
+        if not self.known:
+            return None
+        for line in self.status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+        return None
+
+
+class Row(NamedTuple):
+    """A model on a task, over its seeds."""
+
+    task: str
+    model: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    sd: float
+    """Over seeds; NaN with one."""
+    seeds: int
+    chance: float
+    seconds: float
+    """To fit, mean over seeds."""
+    memory_mib: float
+    parameters: int
+    reduced_train: bool
+
+
+class PairRow(NamedTuple):
+    """Two models on a task: difference of the first metric, resampled as pairs."""
+
+    task: str
+    first: str
+    second: str
+    gain: float
+    low: float
+    high: float
+    p: float
+    """Two-sided bootstrap probability of no difference."""
+
+
+def collect(folder: Path) -> tuple[list[Row], list[PairRow]]:
+    """Put all finished cells together.
+
+    Intervals are over resampled test rows of the mean over seeds; every model sees the
+    same resamples, so that differences are paired.
+    """
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for path in sorted((folder / CELLS).glob("*/*/seed-*.json")):
+        cell = read_cell(path)
+        groups.setdefault((cell.task, cell.model), []).append(path)
+    rows, draws = [], {}
+    for (task, model), paths in groups.items():
+        cells = [read_cell(path) for path in paths]
+        resampled = np.mean([np.load(p.with_suffix(".npy")) for p in paths], axis=0)
+        draws[task, model] = resampled
+        rows.append(_row(task, model, cells, resampled))
+    rows.sort(key=lambda row: (row.task, -np.nan_to_num(row.mean, nan=-9)))
+    pairs = []
+    for one, other in combinations(rows, 2):
+        if one.task == other.task:
+            apart = draws[one.task, one.model] - draws[other.task, other.model]
+            pairs.append(_pair(one, other, apart))
+    return rows, pairs
+
+
+def _row(task: str, model: str, cells: list[Cell], resampled: NDArray) -> Row:
+    values = [cell.value for cell in cells]
+    found: Interval = interval(float(np.mean(values)), resampled)
+    memory = [cell.peak_memory_mib or np.nan for cell in cells]
+    return Row(
+        task=task,
+        model=model,
+        metric=cells[0].metric,
+        mean=found.estimate,
+        low=found.low,
+        high=found.high,
+        sd=float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
+        seeds=len(cells),
+        chance=cells[0].chance,
+        seconds=float(np.mean([cell.seconds_fit for cell in cells])),
+        memory_mib=float(np.max(memory)),
+        parameters=cells[0].parameters or 0,
+        reduced_train=cells[0].reduced_train,
+    )
+
+
+def _pair(one: Row, other: Row, apart: NDArray) -> PairRow:
+    found = interval(one.mean - other.mean, apart)
+    tail = min(float((apart <= 0).mean()), float((apart >= 0).mean()))
+    # With so many resamples no smaller probability can be told from zero.
+    p = min(1.0, max(2 * tail, 1 / len(apart)))
+    return PairRow(
+        one.task, one.model, other.model, found.estimate, found.low, found.high, p
+    )
+
+
+def write_tables(rows: Sequence[Row], pairs: Sequence[PairRow], folder: Path) -> None:
+    """Write results.parquet, pairs.parquet and results.md."""
+    for name, table, kind in (("results", rows, Row), ("pairs", pairs, PairRow)):
+        fields = list(kind._fields)
+        data = pl.DataFrame(table, fields, orient="row", infer_schema_length=None)
+        with atomic_path(folder / f"{name}.parquet") as temporary:
+            data.write_parquet(temporary)
+    with atomic_open(folder / "results.md") as handle:
+        handle.write(to_markdown(rows, pairs))
+
+
+def to_markdown(rows: Sequence[Row], pairs: Sequence[PairRow]) -> str:
+    """One line for each model and task, best first, then the means over tasks."""
+    lines = [
+        "| task | model | metric | mean | 95 % interval | sd | seeds | chance | fit s "
+        "| MiB | parameters |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = row.task + (" (reduced train)" if row.reduced_train else "")
+        spread = "" if np.isnan(row.sd) else f"{row.sd:.3f}"
+        memory = "" if np.isnan(row.memory_mib) else f"{row.memory_mib:.0f}"
+        size = f"{row.parameters:,}" if row.parameters else ""
+        lines.append(
+            f"| {name} | {row.model} | {row.metric} | {row.mean:.3f} | "
+            f"{row.low:.3f} to {row.high:.3f} | {spread} | {row.seeds} | "
+            f"{row.chance:.3f} | {row.seconds:.1f} | {memory} | {size} |"
+        )
+    lines += ["", *_means(rows), ""]
+    lines += [
+        "| task | better | than | by | 95 % interval | p |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {p.task} | {p.first} | {p.second} | {p.gain:+.3f} | {p.low:+.3f} to "
+        f"{p.high:+.3f} | {p.p:.3f} |"
+        for p in pairs
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _means(rows: Sequence[Row]) -> list[str]:
+    """Means of the models that have every task, within each metric."""
+    lines = ["| metric | model | tasks | mean over tasks |", "|---|---|---|---|"]
+    for metric in sorted({row.metric for row in rows}):
+        chosen = [row for row in rows if row.metric == metric]
+        tasks = {row.task for row in chosen}
+        means = {}
+        for model in {row.model for row in chosen}:
+            values = [row.mean for row in chosen if row.model == model]
+            if len(values) == len(tasks):
+                means[model] = float(np.mean(values))
+        for model, mean in sorted(means.items(), key=lambda item: -item[1]):
+            lines.append(f"| {metric} | {model} | {len(tasks)} | {mean:.3f} |")
+    return lines

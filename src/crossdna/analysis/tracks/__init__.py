@@ -1,0 +1,1 @@
+"""Tracks along whole chromosomes, and the page that shows them."""

@@ -1,0 +1,1 @@
+"""Scores of variants, from one allele to a whole VCF."""

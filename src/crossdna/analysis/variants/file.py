@@ -1,0 +1,268 @@
+"""Scoring a whole variant file chunk by chunk, over processes, with resumption."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from transformers import AutoConfig
+
+import crossdna
+from crossdna.analysis.chunks import ChunkStore, run_chunks
+from crossdna.analysis.inference import load_model
+from crossdna.analysis.provenance import weights_fingerprint
+from crossdna.analysis.variants.scan import scan_variants
+from crossdna.analysis.variants.score import ScoreSettings, score_alleles, score_names
+from crossdna.data.genome import Genome
+from crossdna.data.variants import read_allele
+from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from crossdna.analysis.chunks import Arrays
+    from crossdna.analysis.inference import Task
+    from crossdna.analysis.variants.calibrate import Calibration
+    from crossdna.analysis.variants.scan import Scan
+    from crossdna.data.vcf import Record, VariantFile
+
+SKIP: Final = "SKIP"
+_TASKS: Final[dict[str, Task]] = {
+    "ForMaskedLM": "masked-lm",
+    "ForSequenceClassification": "classification",
+    "Model": "embedding",
+}
+_DEFAULTS: Final = {
+    "masked-lm": ("llr", "pll", "entropy"),
+    "classification": ("head",),
+    "embedding": ("distance",),
+}
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """Scores chunks of records; loads model and genome once for each process."""
+
+    model: str
+    task: Task
+    genome: tuple[Path, ...]
+    settings: ScoreSettings
+
+    def open(self, device: str) -> Callable[[Any], Arrays]:
+        """Load; see `crossdna.analysis.chunks.Job`."""
+        model = load_model(self.model, self.task, device)
+        genome = Genome.open(self.genome)
+
+        def work(payload: Sequence[AlleleText]) -> Arrays:
+            alleles = [
+                read_allele(genome, *allele, self.settings.window) for allele in payload
+            ]
+            scores: Arrays = dict(score_alleles(model, genome, alleles, self.settings))
+            scores[SKIP] = np.array([allele.skip for allele in alleles], "U20")
+            return scores
+
+        return work
+
+
+class AlleleText(NamedTuple):
+    """One alternate allele as the file has it, on the genome's contig."""
+
+    contig: str | None
+    position: int
+    ref: str
+    alt: str
+
+
+class ScoredRecord(NamedTuple):
+    """A record and what was found for each of its alternate alleles."""
+
+    record: Record
+    scores: dict[str, NDArray[np.float64]]
+    """Column to (alternate alleles,); NaN where it does not apply."""
+    skips: list[str]
+    """Why each allele was not scored, of `crossdna.data.variants.REASONS`, or empty."""
+
+
+class ScoringRun(NamedTuple):
+    """Everything that decides what a scored file holds."""
+
+    file: VariantFile
+    scan: Scan
+    job: ScoreJob
+    columns: dict[str, str]
+    """Scores and their descriptions."""
+    fingerprint: str
+    """Of the model's weights."""
+    genome_fingerprint: str
+    genome_contigs: dict[str, int]
+    chunk_size: int
+    calibration: str = ""
+    """What percentiles are taken among, if there are any."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        settings = asdict(self.job.settings)
+        return {
+            "version": crossdna.__version__,
+            "model": self.fingerprint,
+            "genome": self.genome_fingerprint,
+            "variants": self.scan.digest,
+            "chunk_size": self.chunk_size,
+            **settings,
+            "scores": list(self.job.settings.scores),
+        }
+
+    def provenance(self) -> dict[str, str]:
+        """How the file was made, for its header."""
+        settings = self.job.settings
+        calibration = {"Percentiles": self.calibration} if self.calibration else {}
+        return {
+            "Version": crossdna.__version__,
+            "Model": self.job.model,
+            "ModelFingerprint": self.fingerprint,
+            "Genome": ",".join(path.name for path in self.job.genome),
+            "GenomeFingerprint": self.genome_fingerprint,
+            "Scores": ",".join(settings.scores),
+            "Window": str(settings.window),
+            "MaskSpacing": str(settings.mask_spacing),
+            "Strands": "average" if settings.strand_average else "forward",
+            **calibration,
+        }
+
+
+def prepare(
+    file: VariantFile,
+    genome: Genome,
+    model: str,
+    *,
+    scores: Sequence[str] | None = None,
+    chunk_size: int = 256,
+    options: Mapping[str, Any],
+) -> ScoringRun:
+    """Scan the variants and find out what the model can say about them.
+
+    Parameters
+    ----------
+    model
+        Checkpoint directory or hub id.
+    scores
+        None takes what suits the model.
+    chunk_size
+        Records that are saved together.
+    options
+        Further fields of `ScoreSettings`.
+
+    Raises
+    ------
+    CrossDNAError
+        A malformed variant file, no checkpoint, or scores that the model cannot give.
+    """
+    if chunk_size < 1:
+        raise CrossDNAError(f"chunk_size must be at least 1, got {chunk_size}")
+    task = checkpoint_task(model)
+    settings = ScoreSettings(scores=tuple(scores or _DEFAULTS[task]), **options)
+    network = load_model(model, task, "cpu")
+    columns = score_names(network, settings.scores)
+    return ScoringRun(
+        file=file,
+        scan=scan_variants(file, genome),
+        job=ScoreJob(model, task, genome.paths, settings),
+        columns=columns,
+        fingerprint=weights_fingerprint(network),
+        genome_fingerprint=genome.fingerprint,
+        genome_contigs=dict(genome.contigs),
+        chunk_size=chunk_size,
+    )
+
+
+def checkpoint_task(model: str) -> Task:
+    """What a checkpoint was saved for.
+
+    Raises
+    ------
+    CrossDNAError
+        No checkpoint, or one that predicts per base.
+    """
+    try:
+        names = AutoConfig.from_pretrained(model).architectures or ["ForMaskedLM"]
+    except (OSError, ValueError) as error:
+        raise CrossDNAError(f"{model}: {str(error).splitlines()[0]}") from None
+    for ending, task in _TASKS.items():
+        if names[0].endswith(ending):
+            return task
+    raise CrossDNAError(
+        f"{model}: a {names[0]} has no scores; use a masked model or one that predicts "
+        "per sequence"
+    )
+
+
+def run_scoring(
+    run: ScoringRun,
+    work: Path,
+    *,
+    devices: Sequence[str],
+    advance: Callable[[int], None] = lambda records: None,
+) -> ChunkStore:
+    """Score what is not scored yet.
+
+    Parameters
+    ----------
+    work
+        Folder for finished chunks.
+    advance
+        Called with the number of records done.
+    """
+    store = ChunkStore(work, run.identity())
+    sizes: dict[int, int] = {}
+
+    def payloads() -> Iterator[tuple[int, list[AlleleText]]]:
+        for index, records in enumerate(_batches(run.file.records(), run.chunk_size)):
+            sizes[index] = len(records)
+            yield index, [text for r in records for text in allele_texts(run.scan, r)]
+
+    run_chunks(
+        run.job,
+        payloads(),
+        store,
+        devices=devices,
+        done=lambda index: advance(sizes.pop(index)),
+    )
+    return store
+
+
+def scored_records(
+    run: ScoringRun, store: ChunkStore, calibration: Calibration | None = None
+) -> Iterator[ScoredRecord]:
+    """Read all records again, each with the scores of its alternate alleles.
+
+    A `calibration` adds the column ``percentile``.
+    """
+    for index, records in enumerate(_batches(run.file.records(), run.chunk_size)):
+        arrays = store.load(index)
+        skips = arrays.pop(SKIP)
+        if calibration is not None:
+            alleles = [text for r in records for text in allele_texts(run.scan, r)]
+            arrays["percentile"] = calibration.percentiles(alleles, arrays["llr"])
+        first = 0
+        for record in records:
+            last = first + len(record.alts)
+            scores = {name: values[first:last] for name, values in arrays.items()}
+            yield ScoredRecord(record, scores, list(map(str, skips[first:last])))
+            first = last
+
+
+def allele_texts(scan: Scan, record: Record) -> list[AlleleText]:
+    """The alternate alleles of a record, on the genome's contig."""
+    contig = scan.contigs[record.contig]
+    return [AlleleText(contig, record.position, record.ref, alt) for alt in record.alts]
+
+
+def _batches(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    records = iter(records)
+    while batch := list(islice(records, size)):
+        yield batch

@@ -1,0 +1,250 @@
+"""Reading windows in batches: masked bases, likelihoods, heads and embeddings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from crossdna import alphabet
+from crossdna.analysis.inference import (
+    base_log_probabilities,
+    embeddings,
+    sequence_logits,
+)
+from crossdna.analysis.variants.reuse import (
+    can_reuse,
+    logits_of_one_window,
+    marginals_of_one_window,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from crossdna.analysis.variants.score import ScoreSettings
+    from crossdna.data.variants import Window, WindowPair
+
+# From so many edits of one window on, reading the window itself first pays.
+_WORTH_SHARING: Final = 4
+
+
+def masked_marginals(
+    model: Any,
+    windows: Sequence[NDArray[np.uint8]],
+    positions: Sequence[int],
+    settings: ScoreSettings,
+) -> NDArray[np.float64]:
+    """Log-probabilities (windows, 4) of A C G T at one masked base of each window.
+
+    Several bases of one window are read from where they differ; see
+    `crossdna.analysis.variants.reuse`.
+    """
+    results = np.empty((len(windows), alphabet.NUM_BASES))
+    shared, alone = _shared(model, windows)
+    for rows in shared:
+        ids = torch.from_numpy(windows[rows[0]].astype(np.int64)).to(model.device)
+        logs = marginals_of_one_window(
+            model,
+            ids,
+            [positions[row] for row in rows],
+            strand_average=settings.strand_average,
+        )
+        results[rows] = logs.double().cpu().numpy()
+    masked = [windows[row].copy() for row in alone]
+    for window, row in zip(masked, alone, strict=True):
+        window[positions[row]] = alphabet.MASK
+
+    def read(ids: Tensor, chosen: list[int]) -> Tensor:
+        logs = base_log_probabilities(
+            model, ids, strand_average=settings.strand_average
+        )
+        at = torch.tensor([positions[alone[i]] for i in chosen], device=ids.device)
+        return logs[torch.arange(len(chosen), device=ids.device), at]
+
+    width = alphabet.NUM_BASES
+    results[alone] = _in_batches(read, masked, model, settings.batch_size, width)
+    return results
+
+
+def _shared(
+    model: Any, windows: Sequence[NDArray[np.uint8]]
+) -> tuple[list[list[int]], list[int]]:
+    """Rows that have a window in common, where that saves work, and all others."""
+    rows: dict[bytes, list[int]] = {}
+    for row, ids in enumerate(windows):
+        rows.setdefault(ids.tobytes(), []).append(row)
+    shared, alone = [], []
+    for same in rows.values():
+        if len(same) >= _WORTH_SHARING and can_reuse(model, len(windows[same[0]])):
+            shared.append(same)
+        else:
+            alone += same
+    return shared, alone
+
+
+def entropy_bits(logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Entropy in bits over the last axis of natural log-probabilities."""
+    entropy: NDArray[np.float64] = -(np.exp(logs) * logs).sum(-1) / np.log(2)
+    return entropy
+
+
+def likelihood_differences(
+    model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Pseudo-log-likelihood (pairs, 1) of alternate minus reference windows."""
+
+    def likelihoods(windows: Sequence[Window]) -> NDArray[np.float64]:
+        return pseudo_log_likelihoods(model, windows, settings)[:, None]
+
+    return _differences(likelihoods, pairs)
+
+
+def pseudo_log_likelihoods(
+    model: Any, windows: Sequence[Window], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Sum of the log-probability of each base while it is masked, (windows,).
+
+    Bases whose positions in the genome leave the same rest on division by
+    `mask_spacing` are masked together. So a base has the same companions in a window
+    with and without an insertion or deletion. N is neither masked nor counted.
+    """
+    spacing = settings.mask_spacing
+    truths, hidden = [], []
+    for window in windows:
+        for rest in range(spacing):
+            hide = (window.loci % spacing == rest) & (window.ids < alphabet.NUM_BASES)
+            truths.append(window.ids)
+            hidden.append(hide)
+    masked = [
+        np.where(hide, np.uint8(alphabet.MASK), ids)
+        for ids, hide in zip(truths, hidden, strict=True)
+    ]
+
+    def read(ids: Tensor, rows: list[int]) -> Tensor:
+        logs = base_log_probabilities(
+            model, ids, strand_average=settings.strand_average
+        )
+        bases = torch.from_numpy(np.stack([truths[row] for row in rows]))
+        bases = bases.long().clamp(max=alphabet.NUM_BASES - 1).to(ids.device)
+        own = logs.gather(2, bases[..., None])[..., 0].double()
+        return (own * (ids == alphabet.MASK)).sum(1, keepdim=True)
+
+    parts = _in_batches(read, masked, model, settings.batch_size, 1)
+    sums: NDArray[np.float64] = parts.reshape(len(windows), spacing).sum(1)
+    return sums
+
+
+def head_differences(
+    model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Logits (pairs, labels) of alternate minus reference windows.
+
+    Several substitutions in one window are read from where they differ; see
+    `crossdna.analysis.variants.reuse`.
+    """
+    width = model.config.num_labels
+
+    def read(ids: Tensor, rows: list[int]) -> Tensor:
+        return sequence_logits(model, ids, strand_average=settings.strand_average)
+
+    def outputs(windows: Sequence[Window]) -> NDArray[np.float64]:
+        ids = [window.ids for window in windows]
+        return _in_batches(read, ids, model, settings.batch_size, width)
+
+    results = np.empty((len(pairs), width))
+    single = [row for row, pair in enumerate(pairs) if _is_single(pair)]
+    shared, _ = _shared(model, [pairs[row].reference.ids for row in single])
+    done: set[int] = set()
+    for places in shared:
+        rows = [single[place] for place in places]
+        reference = pairs[rows[0]].reference
+        ids = torch.from_numpy(reference.ids.astype(np.int64)).to(model.device)
+        bases = [int(pairs[row].alternate.ids[pairs[row].offset]) for row in rows]
+        logits = logits_of_one_window(
+            model,
+            ids,
+            [pairs[row].offset for row in rows],
+            torch.tensor(bases, device=ids.device),
+            strand_average=settings.strand_average,
+        )
+        results[rows] = logits.double().cpu().numpy() - outputs([reference])
+        done.update(rows)
+    alone = [row for row in range(len(pairs)) if row not in done]
+    results[alone] = _differences(outputs, [pairs[row] for row in alone])
+    return results
+
+
+def _is_single(pair: WindowPair) -> bool:
+    """Whether the windows differ in one base and nothing is moved."""
+    return (
+        np.array_equal(pair.reference.loci, pair.alternate.loci)
+        and np.count_nonzero(pair.reference.ids != pair.alternate.ids) == 1
+    )
+
+
+def embedding_differences(
+    model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Mean embedding (pairs, channels) of alternate minus reference windows."""
+
+    def read(ids: Tensor, rows: list[int]) -> Tensor:
+        vectors = embeddings(model, ids, strand_average=settings.strand_average)
+        return vectors.double().mean(1)
+
+    def means(windows: Sequence[Window]) -> NDArray[np.float64]:
+        ids = [window.ids for window in windows]
+        width = model.config.hidden_size
+        return _in_batches(read, ids, model, settings.batch_size, width)
+
+    return _differences(means, pairs)
+
+
+def _differences(
+    read: Callable[[Sequence[Window]], NDArray[np.float64]],
+    pairs: Sequence[WindowPair],
+) -> NDArray[np.float64]:
+    """Read each distinct window once; alternate minus reference."""
+    places: dict[Hashable, int] = {}
+    windows: list[Window] = []
+
+    def place(window: Window) -> int:
+        key = window.ids.tobytes(), window.loci.tobytes()
+        if key not in places:
+            places[key] = len(windows)
+            windows.append(window)
+        return places[key]
+
+    references = [place(pair.reference) for pair in pairs]
+    alternates = [place(pair.alternate) for pair in pairs]
+    values = read(windows)
+    return values[alternates] - values[references]
+
+
+def _in_batches(
+    read: Callable[[Tensor, list[int]], Tensor],
+    windows: Sequence[NDArray[np.uint8]],
+    model: Any,
+    batch_size: int,
+    width: int,
+) -> NDArray[np.float64]:
+    """Read windows in batches of one length, so that none needs padding.
+
+    Parameters
+    ----------
+    read
+        Given ids (batch, length) and the numbers of the windows; gives (batch, width).
+    """
+    results = np.empty((len(windows), width))
+    order = sorted(range(len(windows)), key=lambda row: len(windows[row]))
+    while order:
+        length = len(windows[order[0]])
+        rows = [row for row in order[:batch_size] if len(windows[row]) == length]
+        ids = torch.from_numpy(np.stack([windows[row] for row in rows]))
+        values = read(ids.long().to(model.device), rows)
+        results[rows] = values.double().cpu().numpy()
+        order = order[len(rows) :]
+    return results

@@ -1,0 +1,148 @@
+"""Classical and compact baselines: what they can and cannot learn."""
+
+import numpy as np
+import pytest
+import torch
+from tests.labelled_sets import rows_with_motif, write_csv
+
+from crossdna import alphabet
+from crossdna.analysis.supervised import classical, compact
+from crossdna.data import labelled, metrics
+from crossdna.data.sequence_tables import read_sequences
+
+
+def read(path, kind="auto", columns=("label",)):
+    table = read_sequences(path)
+    return labelled.label(table, labelled.detect_task(table, columns, kind))
+
+
+def sets(folder, rng, fixed=False, counts=(200, 60, 60)):
+    found = []
+    for name, count in zip(("train", "valid", "test"), counts, strict=True):
+        rows = rows_with_motif(rng, count, fixed=fixed)
+        path = write_csv(folder / f"{name}.csv", ["sequence", "label"], rows)
+        found.append(read(path))
+    return found
+
+
+def area(predictor, test):
+    return metrics.auroc(test.labels, predictor.scores(test.table.ids)[:, 1])
+
+
+def test_kmer_counts_equal_counting_words(rng):
+    ids = rng.integers(0, 4, 50).astype(np.uint8)
+    ids[20] = alphabet.N
+    counts = classical.kmer_counts([ids]).toarray()[0]
+    assert counts.shape == (32 + 136 + 512 + 2080,)
+    text = alphabet.decode(ids)
+    words = [text[i : i + 3] for i in range(48) if "N" not in text[i : i + 3]]
+    assert counts[:32].sum() == pytest.approx(1)
+    assert counts[:32].max() == pytest.approx(
+        max(sum(w in (word, other(word)) for w in words) / len(words) for word in words)
+    )
+    turned = classical.kmer_counts([alphabet.reverse_complement(ids)]).toarray()[0]
+    np.testing.assert_allclose(counts, turned)
+
+
+def other(word):
+    return alphabet.decode(alphabet.reverse_complement(alphabet.encode(word)))
+
+
+def test_motif_on_either_strand_is_found_by_all_that_read_both(tmp_path, rng):
+    train, valid, test = sets(tmp_path, rng)
+    for predictor in (
+        classical.KmerModel(train, valid),
+        classical.MarkovClassifier(train, valid),
+    ):
+        assert area(predictor, test) > 0.8, predictor.name
+        turned = [alphabet.reverse_complement(ids) for ids in test.table.ids]
+        np.testing.assert_allclose(
+            predictor.scores(test.table.ids), predictor.scores(turned), atol=1e-9
+        )
+
+
+def test_position_weights_find_what_stands_at_one_place(tmp_path, rng):
+    train, valid, test = sets(tmp_path, rng, fixed=True)
+    predictor = classical.PositionWeights(train, valid)
+    assert area(predictor, test) > 0.98
+    scores = predictor.scores(test.table.ids)
+    np.testing.assert_allclose(scores.sum(1), 1)
+    # Tempered, they are not surer than they should be.
+    assert metrics.score(test.task, test.labels, scores, (0.5,))["brier"] < 0.1
+
+
+def test_majority_says_the_shares(tmp_path, rng):
+    train, _, test = sets(tmp_path, rng)
+    assert (
+        classical.Majority(train).scores(test.table.ids).tolist() == [[0.5, 0.5]] * 60
+    )
+
+
+def test_quantities_and_several_labels(tmp_path, rng):
+    rows = [
+        (letters, label, i // 2 % 2, label + 0.1 * rng.normal())
+        for i, (letters, label) in enumerate(rows_with_motif(rng, 300))
+    ]
+    path = write_csv(tmp_path / "x.csv", ["sequence", "a", "b", "y"], rows)
+    quantity = read(path, "regression", ("y",))
+    train, valid = quantity.take(range(200)), quantity.take(range(200, 300))
+    fitted = classical.KmerModel(train, valid)
+    found = fitted.scores(valid.table.ids)
+    assert np.corrcoef(found[:, 0], valid.labels[:, 0])[0, 1] > 0.5
+    several = read(path, "multilabel", ("a", "b"))
+    fitted = classical.KmerModel(
+        several.take(range(200)), several.take(range(200, 300))
+    )
+    assert fitted.scores(valid.table.ids).shape == (100, 2)
+
+
+def test_symmetric_net_is_symmetric():
+    torch.manual_seed(0)
+    net = compact.SymmetricNet(2, 40).eval()
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(0, 5, n).astype(np.uint8) for n in (40, 33)]
+    turned = [alphabet.reverse_complement(row) for row in ids]
+    with torch.inference_mode():
+        ahead, back = net(*compact.one_hot(ids)), net(*compact.one_hot(turned))
+        alone = net(*compact.one_hot(ids[1:]))
+    torch.testing.assert_close(ahead, back)
+    torch.testing.assert_close(ahead[1:], alone)
+
+
+def test_compact_nets_learn_and_repeat_themselves(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(compact, "EPOCHS", 6)
+    train, valid, test = sets(tmp_path, rng, fixed=True, counts=(300, 60, 60))
+    found = compact.fit_compact_nets(train, valid)
+    assert [model.name for model in found] == [
+        "CNN, strand-symmetric",
+        "CNN, position-aware",
+        "CNN, position-aware, both strands shown",
+    ]
+    assert area(found[1], test) > 0.95
+    again = compact.fit_compact(found[1].name, compact.PositionNet, train, valid)
+    np.testing.assert_array_equal(
+        again.scores(test.table.ids), found[1].scores(test.table.ids)
+    )
+
+
+def test_fitting_leaves_the_random_state_alone(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(compact, "EPOCHS", 1)
+    train, valid, _ = sets(tmp_path, rng, counts=(20, 20, 20))
+    before = torch.get_rng_state()
+    compact.fit_compact("net", compact.SymmetricNet, train, valid)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_per_base_net(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(compact, "EPOCHS", 8)
+    rows = []
+    for number in range(60):
+        ids = rng.integers(0, 4, 30 + number % 5).astype(np.uint8)
+        labels = "".join("NG"[int(base in (1, 2))] for base in ids)
+        rows.append((alphabet.decode(ids), labels))
+    data = read(write_csv(tmp_path / "x.csv", ["sequence", "label"], rows))
+    train, valid = data.take(range(45)), data.take(range(45, 60))
+    (net,) = compact.fit_compact_nets(train, valid)
+    scores = net.scores(valid.table.ids)
+    assert [len(row) for row in scores] == valid.table.lengths.tolist()
+    assert metrics.score(data.task, valid.labels, scores, ())["accuracy"] > 0.9

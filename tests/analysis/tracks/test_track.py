@@ -1,0 +1,193 @@
+"""Tracks: streamed in pieces as read whole, resumed, whatever the piece."""
+
+import numpy as np
+import pytest
+import torch
+
+from crossdna import alphabet
+from crossdna.analysis.inference import (
+    base_log_probabilities,
+    load_model,
+    sequence_logits,
+)
+from crossdna.analysis.tracks.stream import Streamer, can_stream, masked_sequence
+from crossdna.analysis.tracks.track import TrackSettings, compute, read_values
+from crossdna.data.genome import Genome
+from crossdna.data.regions import Region
+from crossdna.errors import CrossDNAError
+
+LENGTH = 420
+
+
+@pytest.fixture
+def genome(tmp_path, rng, cache_folder):
+    letters = rng.choice(list("ACGT"), LENGTH)
+    letters[180:220] = "N"
+    (tmp_path / "g.fa").write_text(f">c\n{''.join(letters)}\n")
+    return Genome.open(tmp_path / "g.fa")
+
+
+def tracks(model, genome, region, settings, folder):
+    compute(model, genome, region, settings, folder)
+    parts = list(read_values(model, genome, region, settings, folder))
+    starts = [part.start for part in parts]
+    assert starts == sorted(starts)
+    assert parts[-1].end == region.end
+    return {
+        name: np.concatenate([part.tracks[name] for part in parts])
+        for name in parts[0].tracks
+    }
+
+
+def whole(model, ids, spacing, average):
+    """Every base of a sequence predicted while hidden, the sequence read at once."""
+    ids = torch.from_numpy(ids.astype(np.int64))
+
+    def one_strand(ids):
+        found = np.full((len(ids), 4), np.nan)
+        for rest in range(max(1, spacing)):
+            chosen = ids < 4
+            if spacing:
+                chosen &= torch.arange(len(ids)) % spacing == rest
+            masked = ids.masked_fill(chosen, alphabet.MASK) if spacing else ids
+            logs = base_log_probabilities(model, masked[None])[0]
+            found[chosen] = logs[chosen].exp().numpy()
+        return found
+
+    found = one_strand(ids)
+    if average:
+        other = one_strand(alphabet.complement_ids(ids).flip(0))
+        found = (found + other[::-1, ::-1]) / 2
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "spacing", "average"),
+    [
+        ({"block_size": 32}, 3, True),
+        ({"block_size": 40, "block_context": "independent"}, 2, False),
+        ({"block_size": 32, "use_bridge": False}, 0, False),
+    ],
+)
+def test_pieces_of_any_size(
+    tiny_checkpoint, genome, tmp_path, changes, spacing, average
+):
+    model = load_model(tiny_checkpoint(**changes), "masked-lm", "cpu")
+    region = Region("c", 10, LENGTH)
+    ids = genome.fetch("c", 10, LENGTH)
+    expected = whole(model, ids, spacing, average)
+    for piece in (1, 100, 10_000):
+        settings = TrackSettings(
+            piece=piece, mask_spacing=spacing, strand_average=average
+        )
+        found = tracks(model, genome, region, settings, tmp_path / str(piece))
+        known = ids < 4
+        own = expected[np.arange(len(ids))[known], ids[known]]
+        np.testing.assert_allclose(found["probability"][known], own, atol=1e-5)
+        entropy = -(expected * np.log2(expected)).sum(1)
+        np.testing.assert_allclose(found["entropy"][known], entropy[known], atol=1e-4)
+        for values in found.values():
+            assert np.isnan(values[~known]).all()
+            assert np.isfinite(values[known]).all()
+        likely = expected[known].argmax(1) == ids[known]
+        assert ((found["alternative"][known] < 0) == likely).all()
+        # States go away with the pieces they were for.
+        assert not list((tmp_path / str(piece)).glob("*reverse*"))
+
+
+def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path):
+    """Interrupt after every single file that is written, then go on."""
+    model = load_model(tiny_checkpoint(block_size=32), "masked-lm", "cpu")
+    settings = TrackSettings(piece=64, mask_spacing=2)
+    region = Region("c", 0, 300)
+    expected = tracks(model, genome, region, settings, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    torch_save, runs = torch.save, 0
+    left = 0
+
+    def save(*arguments):
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        torch_save(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        while True:
+            runs += 1
+            left = 3
+            try:
+                compute(model, genome, region, settings, tmp_path / "broken")
+                break
+            except Killed:
+                continue
+    assert runs > 3
+    found = tracks(model, genome, region, settings, tmp_path / "broken")
+    for name, values in expected.items():
+        np.testing.assert_array_equal(values, found[name])
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_models_that_are_not_streamed_read_windows(
+    tiny_checkpoint, genome, tmp_path, average
+):
+    path = tiny_checkpoint(strand_alignment="sequence", block_context="independent")
+    model = load_model(path, "masked-lm", "cpu")
+    assert not can_stream(model)
+    with pytest.raises(CrossDNAError, match="streamed"):
+        Streamer(model, 10, tmp_path)
+    settings = TrackSettings(window=64, mask_spacing=4, strand_average=average)
+    region = Region("c", 0, LENGTH)
+    found = tracks(model, genome, region, settings, tmp_path / "t")
+    for position in (0, 5, 31, 32, 100, 230, LENGTH - 20, LENGTH - 1):
+        begin = position // 32 * 32
+        start = min(max(0, begin - 16), LENGTH - 64)
+        ids = torch.from_numpy(genome.fetch("c", start, start + 64).astype(np.int64))
+        loci = torch.arange(start, start + 64)
+        truth = int(ids[position - start])
+        masked = ids.masked_fill((loci % 4 == position % 4) & (ids < 4), alphabet.MASK)
+        logs = base_log_probabilities(model, masked[None], strand_average=average)
+        expected = logs[0, position - start].exp()[truth]
+        assert found["probability"][position] == pytest.approx(
+            float(expected), abs=1e-5
+        )
+    assert np.isnan(found["entropy"][180:220]).all()
+
+
+def test_head_in_windows(tiny_checkpoint, genome, tmp_path):
+    path = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2)
+    model = load_model(path, "classification", "cpu")
+    settings = TrackSettings(window=60, step=20, strand_average=True, piece=7)
+    region = Region("c", 5, LENGTH - 2)
+    found = tracks(model, genome, region, settings, tmp_path / "t")
+    assert list(found) == ["head_LABEL_0", "head_LABEL_1"]
+    assert len(found["head_LABEL_0"]) == -(-(LENGTH - 7) // 20)
+    for number in (0, 1, 7, 19, 20):
+        start = min(max(0, number * 20 + 10 - 30), LENGTH - 7 - 60)
+        ids = genome.fetch("c", 5 + start, 5 + start + 60).astype(np.int64)
+        logits = sequence_logits(
+            model, torch.from_numpy(ids)[None], strand_average=True
+        )
+        for name, value in zip(found, logits[0], strict=True):
+            assert found[name][number] == pytest.approx(float(value), abs=1e-5)
+    assert np.isnan(found["head_LABEL_0"][9])
+
+
+def test_hidden_bases():
+    ids = np.array([0, 4, 2, 3, 1], np.uint8)
+    sequence, wanted = masked_sequence(
+        lambda start, end: ids[start:end], 5, spacing=2, rest=1
+    )
+    assert list(sequence.fetch(0, 5)) == [0, 4, 2, 5, 1]
+    assert list(wanted(2, 5)) == [False, True, False]
+
+
+def test_settings():
+    with pytest.raises(CrossDNAError, match="mask_spacing"):
+        TrackSettings(mask_spacing=1)
+    with pytest.raises(CrossDNAError, match="step"):
+        TrackSettings(step=0)

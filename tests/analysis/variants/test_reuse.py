@@ -1,0 +1,70 @@
+"""Edits read from where they differ, against whole windows read one by one."""
+
+import numpy as np
+import pytest
+import torch
+
+from crossdna import alphabet
+from crossdna.analysis.inference import load_model
+from crossdna.analysis.variants.reuse import (
+    can_reuse,
+    edited_logits,
+    masked_probabilities,
+)
+
+BEHAVIOURS = {
+    "one block": {"block_size": 200},
+    "no blocks": {"block_size": None, "use_bridge": False},
+    "several blocks": {"block_size": 24},
+    "independent": {"block_size": 40, "block_context": "independent"},
+    "published": {"strand_alignment": "sequence", "block_context": "independent"},
+    "no mask channel": {"block_size": 64, "mask_channel": False},
+}
+
+
+@pytest.fixture(params=BEHAVIOURS.values(), ids=BEHAVIOURS)
+def changes(request):
+    return request.param
+
+
+@pytest.fixture
+def ids(rng):
+    window = torch.from_numpy(rng.integers(0, 4, 97))
+    window[60:63] = alphabet.N
+    return window
+
+
+def test_masked_probabilities(tiny_checkpoint, changes, ids):
+    model = load_model(tiny_checkpoint(**changes), "masked-lm", "cpu")
+    assert can_reuse(model, len(ids))
+    positions = [0, 1, 3, 22, 23, 24, 25, 26, 47, 48, 60, 70, 71, 95, 96]
+    masked = ids.repeat(len(positions), 1)
+    rows = range(len(positions))
+    masked[rows, positions] = alphabet.MASK
+    with torch.inference_mode():
+        expected = model(masked).logits[rows, positions, :4].softmax(-1)
+    for group in (1, 4, 100):
+        found = masked_probabilities(model, ids, positions, group=group)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_edited_logits(tiny_checkpoint, changes, ids):
+    kind = "CrossDNAForSequenceClassification"
+    path = tiny_checkpoint(kind, num_labels=2, **changes)
+    model = load_model(path, "classification", "cpu")
+    positions = [0, 0, 5, 23, 24, 50, 96, 96]
+    bases = torch.tensor([1, 2, 3, 0, 1, 2, 3, 0])
+    found = edited_logits(model, ids, positions, bases, group=3)
+    edited = ids.repeat(len(positions), 1)
+    edited[range(len(positions)), positions] = bases
+    with torch.inference_mode():
+        expected = model(edited).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert np.ptp(found[:, 0].numpy()) > 1e-4
+
+
+def test_windows_of_several_blocks_in_the_published_alignment(tiny_checkpoint):
+    path = tiny_checkpoint(strand_alignment="sequence", block_size=32)
+    model = load_model(path, "masked-lm", "cpu")
+    assert can_reuse(model, 32)
+    assert not can_reuse(model, 33)
