@@ -158,7 +158,7 @@ def test_tables_and_stdin(tiny_checkpoint, genome, variants, tmp_path, monkeypat
             first[name].to_numpy(), second[name].to_numpy(), rtol=1e-5
         )
     metadata = pl.read_parquet_metadata(parquet)
-    assert json.loads(metadata["crossdna"])["Strands"] == "average"
+    assert json.loads(metadata["crossdna"])["strand_policy"] == "average"
     # A table of the same variants gives the same scores.
     rows = second.filter(pl.col("skip") == "")
     table = tmp_path / "in.tsv"

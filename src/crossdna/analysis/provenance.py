@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 import crossdna
+from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ class Provenance(NamedTuple):
     checkpoint: str
     """Path or name of the model."""
     fingerprint: str
-    """Of the model's weights; see `weights_fingerprint`."""
+    """Of configuration, weights and tokenizer; see `crossdna.models.fingerprint`."""
     command: str
     strand_policy: str
     """``forward`` or ``average`` over both strands."""
@@ -34,24 +34,20 @@ def provenance(
     model: nn.Module, checkpoint: str, *, strand_average: bool
 ) -> Provenance:
     """Describe a result of this process."""
+    return described(
+        str(fingerprint(model, checkpoint)), checkpoint, strand_average=strand_average
+    )
+
+
+def described(
+    model_fingerprint: str, checkpoint: str, *, strand_average: bool
+) -> Provenance:
+    """Describe a result of a model whose fingerprint is known."""
     return Provenance(
         version=crossdna.__version__,
         torch=str(torch.__version__),
         checkpoint=checkpoint,
-        fingerprint=weights_fingerprint(model),
+        fingerprint=model_fingerprint,
         command=shlex.join(sys.argv),
         strand_policy="average" if strand_average else "forward",
     )
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """32 hex digits that change with any weight or its name.
-
-    The same whatever the device and the files that the weights came from.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        values: Any = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

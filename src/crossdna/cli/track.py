@@ -129,7 +129,9 @@ def run(arguments: argparse.Namespace) -> int:
     finders = _finders(arguments, descriptions)
     arguments.output.mkdir(parents=True, exist_ok=True)
     how = _provenance(arguments, model, genome, settings, regions, descriptions)
-    store = ChunkStore(arguments.output / "work", how)
+    # The command may be spelled otherwise when the run goes on.
+    identity = {key: value for key, value in how.items() if key != "command"}
+    store = ChunkStore(arguments.output / "work", identity)
     total = sum(total_steps(model, region, settings) for region in regions)
     with progress("reading", total, "bases") as advance:
         for number, region in enumerate(regions):
@@ -184,17 +186,15 @@ def _provenance(
     regions: list[Region],
     descriptions: dict[str, str],
 ) -> dict[str, Any]:
-    """How the tracks are made; a run in the same directory must agree to go on."""
+    """How the tracks are made."""
     from dataclasses import asdict
 
-    import crossdna
-    from crossdna.analysis.provenance import weights_fingerprint
+    from crossdna.analysis.provenance import provenance
     from crossdna.analysis.tracks.track import reading_mode
 
+    made_by = provenance(model, arguments.model, strand_average=settings.strand_average)
     return {
-        "version": crossdna.__version__,
-        "model": arguments.model,
-        "fingerprint": weights_fingerprint(model),
+        **made_by._asdict(),
         "genome": genome.fingerprint,
         "regions": [str(region) for region in regions],
         "reading": reading_mode(model),

@@ -17,11 +17,11 @@ from crossdna.analysis.evaluation.measure import EvaluationSettings
 from crossdna.analysis.evaluation.run import Split
 from crossdna.analysis.inference import base_log_probabilities
 from crossdna.analysis.probe.linear import ProbeSettings
-from crossdna.analysis.provenance import weights_fingerprint
 from crossdna.cli.progress import progress
 from crossdna.data.annotation import Annotation
 from crossdna.data.genome import Genome
 from crossdna.data.regions import Region
+from crossdna.models.fingerprint import weights_fingerprint
 
 
 def tiny_model(seed=0):

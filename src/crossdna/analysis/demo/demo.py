@@ -24,8 +24,9 @@ from crossdna.analysis.probe.coding import (
     write_probe,
 )
 from crossdna.analysis.probe.linear import ProbeSettings
-from crossdna.analysis.provenance import provenance, weights_fingerprint
+from crossdna.analysis.provenance import provenance
 from crossdna.files import atomic_path
+from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,7 @@ def analyse(
     genome = data.annotation.genome
     inputs = {
         "version": crossdna.__version__,
-        "model": weights_fingerprint(model),
+        "model": str(fingerprint(model, model_folder)),
         "genome": genome.fingerprint,
         "annotation": data.annotation_digest,
         "train": [str(region) for region in data.split.train],

@@ -359,7 +359,7 @@ def _record_section(files: DemoFiles) -> Section:
         "Package": f"crossdna {made_by['version']}, torch {made_by['torch']}",
         "Trained on device": f"{training['device']}, {training['processes']} process",
         "Command": made_by["command"],
-        "Checkpoint": f"{made_by['checkpoint']}, weights {made_by['fingerprint']}",
+        "Checkpoint": f"{made_by['checkpoint']}, fingerprint {made_by['fingerprint']}",
         "Strands": made_by["strand_policy"],
     }
     runtime = [row["train_runtime"] for row in files.log if "train_runtime" in row]

@@ -433,7 +433,7 @@ def _learning(found: Evaluation, pictures: Path) -> Section:
         Commands(found.provenance.command),
         Paragraph(
             f"crossdna {found.provenance.version}, torch {found.provenance.torch}, "
-            f"weights {found.provenance.fingerprint}",
+            f"model {found.provenance.fingerprint}",
             "note",
         ),
     ]

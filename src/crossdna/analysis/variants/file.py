@@ -12,12 +12,13 @@ from transformers import AutoConfig
 import crossdna
 from crossdna.analysis.chunks import ChunkStore, run_chunks
 from crossdna.analysis.inference import load_model
-from crossdna.analysis.provenance import weights_fingerprint
+from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
 from crossdna.analysis.variants.score import ScoreSettings, score_alleles, score_names
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
+from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -97,7 +98,7 @@ class ScoringRun(NamedTuple):
     columns: dict[str, str]
     """Scores and their descriptions."""
     fingerprint: str
-    """Of the model's weights."""
+    """Of the model; see `crossdna.models.fingerprint`."""
     genome_fingerprint: str
     genome_contigs: dict[str, int]
     chunk_size: int
@@ -120,17 +121,17 @@ class ScoringRun(NamedTuple):
     def provenance(self) -> dict[str, str]:
         """How the file was made, for its header."""
         settings = self.job.settings
-        calibration = {"Percentiles": self.calibration} if self.calibration else {}
+        calibration = {"percentiles": self.calibration} if self.calibration else {}
+        made_by = described(
+            self.fingerprint, self.job.model, strand_average=settings.strand_average
+        )
         return {
-            "Version": crossdna.__version__,
-            "Model": self.job.model,
-            "ModelFingerprint": self.fingerprint,
-            "Genome": ",".join(path.name for path in self.job.genome),
-            "GenomeFingerprint": self.genome_fingerprint,
-            "Scores": ",".join(settings.scores),
-            "Window": str(settings.window),
-            "MaskSpacing": str(settings.mask_spacing),
-            "Strands": "average" if settings.strand_average else "forward",
+            **made_by._asdict(),
+            "genome": ",".join(path.name for path in self.job.genome),
+            "genome_fingerprint": self.genome_fingerprint,
+            "scores": ",".join(settings.scores),
+            "window": str(settings.window),
+            "mask_spacing": str(settings.mask_spacing),
             **calibration,
         }
 
@@ -173,7 +174,7 @@ def prepare(
         scan=scan_variants(file, genome),
         job=ScoreJob(model, task, genome.paths, settings),
         columns=columns,
-        fingerprint=weights_fingerprint(network),
+        fingerprint=str(fingerprint(network, model)),
         genome_fingerprint=genome.fingerprint,
         genome_contigs=dict(genome.contigs),
         chunk_size=chunk_size,

@@ -97,8 +97,8 @@ def write_scores(
 
 def info_fields(run: ScoringRun, prefix: str) -> list[InfoField]:
     """The INFO fields of a scored VCF, scores first."""
-    strands = run.provenance()["Strands"]
-    how = "both strands averaged" if strands == "average" else "forward strand"
+    both = run.job.settings.strand_average
+    how = "both strands averaged" if both else "forward strand"
     model = f"{run.job.model}, {how}, window {run.job.settings.window}"
     fields = [
         InfoField(f"{prefix}{name.upper()}", "A", "Float", f"{text} ({model})")
