@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from crossdna.analysis.supervised.benchmark import Fitted
     from crossdna.data.labelled_inputs import Sets
+    from crossdna.data.named_suites import ChosenSuite
     from crossdna.data.suites import SuiteTask
     from crossdna.training.finetune_recipe import FinetuneRecipe
 
@@ -20,9 +21,19 @@ SETTINGS_NAME = "benchmark.toml"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument(
-        "--suite", type=Path, required=True, help="folder of tasks (GUE, Nucleotide "
-        "Transformer or Genomic Benchmarks layout, or plain tables)",
-    )  # fmt: skip
+        "--suite",
+        required=True,
+        metavar="DIR_OR_NAME",
+        help="folder of tasks (GUE, Nucleotide Transformer or Genomic Benchmarks "
+        "layout, or plain tables), or gue, nt, genomic-benchmarks",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="where the folder of a suite that is named lies (default: CROSSDNA_DATA "
+        "in the environment, else ./benchmarks, ../shared/data/benchmarks)",
+    )
     parser.add_argument(
         "--models",
         nargs="+",
@@ -62,27 +73,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Work on all cells that are not finished, then write the tables."""
+    import sys
+
     from crossdna.analysis.plots import save_figure
     from crossdna.analysis.supervised import benchmark
     from crossdna.analysis.supervised.benchmark_plot import benchmark_figure
     from crossdna.cli.progress import progress
-    from crossdna.data.suites import find_tasks, read_task
+    from crossdna.data.named_suites import choose_suite
+    from crossdna.data.suites import read_task
     from crossdna.errors import CrossDNAError
     from crossdna.files import atomic_path
 
     if arguments.seeds < 1:
         raise CrossDNAError(f"--seeds must be at least 1, got {arguments.seeds}")
-    tasks = find_tasks(
-        arguments.suite, arguments.tasks, reduced_train=arguments.reduced_train
+    chosen = choose_suite(
+        arguments.suite,
+        arguments.tasks,
+        data=arguments.data,
+        reduced_train=arguments.reduced_train,
     )
+    for note in chosen.notes:
+        print(f"note: {note}", file=sys.stderr)
     recipe = _recipe(arguments)
-    _claim(arguments, recipe)
-    total = len(tasks) * len(arguments.models)
+    _claim(arguments, recipe, chosen)
+    total = len(chosen.tasks) * len(arguments.models)
     with progress("benchmark", total, "cells") as advance:
-        for task in tasks:
+        for task in chosen.tasks:
             sets = read_task(task)
             for model in arguments.models:
-                _cells(arguments, recipe, task, sets, model)
+                _cells(arguments, recipe, task, sets, model, chosen.metric)
                 advance(1)
     rows, pairs = benchmark.collect(arguments.output)
     benchmark.write_tables(rows, pairs, arguments.output)
@@ -105,7 +124,9 @@ def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
     return from_table(table, FinetuneRecipe, where="benchmark")
 
 
-def _claim(arguments: argparse.Namespace, recipe: FinetuneRecipe) -> None:
+def _claim(
+    arguments: argparse.Namespace, recipe: FinetuneRecipe, chosen: ChosenSuite
+) -> None:
     """Finished cells are kept only if they were made in the same way."""
     import tomllib
 
@@ -118,7 +139,8 @@ def _claim(arguments: argparse.Namespace, recipe: FinetuneRecipe) -> None:
         claim_output_directory(arguments.output, resume=False)
     claim_output_directory(arguments.output, resume=True)
     table = {
-        "suite": str(arguments.suite.resolve()),
+        "suite": str(chosen.folder.resolve()),
+        "metric": chosen.metric or "first of each kind of task",
         "mode": arguments.mode,
         "recipe": to_table(recipe),
     }
@@ -137,6 +159,7 @@ def _cells(
     task: SuiteTask,
     sets: Sets,
     model: str,
+    metric: str | None,
 ) -> None:
     import sys
 
@@ -157,7 +180,7 @@ def _cells(
             "reduced_train": task.reduced,
         }  # fmt: skip
         fit = _fit(arguments, recipe, sets, model, seed, path.with_suffix(""))
-        benchmark.run_cell(fit, sets, path, names)
+        benchmark.run_cell(fit, sets, path, names, metric)
 
 
 def _fit(

@@ -64,7 +64,7 @@ class Cell:
     seed: int
     kind: str
     metric: str
-    """Name of the first metric."""
+    """Name of the metric that is reported."""
     value: float
     every: dict[str, float]
     """All metrics."""
@@ -124,6 +124,7 @@ def run_cell(
     sets: Sets,
     path: Path,
     names: dict[str, Any],
+    metric: str | None = None,
 ) -> Cell:
     """Fit, judge and keep; a cell that is there already is read back.
 
@@ -131,6 +132,8 @@ def run_cell(
     ----------
     names
         ``task``, ``model``, ``seed`` and ``reduced_train`` of the cell.
+    metric
+        What the suite is reported by; None: the first metric of the kind of task.
     """
     if path.is_file():
         return read_cell(path)
@@ -138,18 +141,23 @@ def run_cell(
     start = time.perf_counter()
     fitted = fit()
     middle = time.perf_counter()
+    kind = sets.task.kind
+    chosen = metric or metrics.PRIMARY[kind]
     judged = judge(
-        fitted.predictor, sets.valid, sets.test, thresholds=fitted.thresholds
+        fitted.predictor,
+        sets.valid,
+        sets.test,
+        thresholds=fitted.thresholds,
+        metric=chosen,
     )
     asked = time.perf_counter()
     fitted.predictor.scores(sets.test.table.ids)
-    kind = sets.task.kind
     cell = Cell(
         kind=kind,
-        metric=metrics.PRIMARY[kind],
-        value=judged.first(sets.task).estimate,
+        metric=chosen,
+        value=judged.metrics[chosen].estimate,
         every={name: value.estimate for name, value in judged.metrics.items()},
-        chance=metrics.chance(sets.task, sets.test.labels)[metrics.PRIMARY[kind]],
+        chance=metrics.chance(sets.task, sets.test.labels)[chosen],
         rows=len(sets.test),
         split_by=sets.how,
         seconds_fit=middle - start,

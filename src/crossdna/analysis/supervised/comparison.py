@@ -49,7 +49,8 @@ class Judged(NamedTuple):
     metrics : dict of str to Interval
         Of the test set.
     resampled : (resamples,)
-        The first metric for each resample; all predictors see the same resamples.
+        The metric that was asked for, or the task's first one, for each resample; all
+        predictors see the same resamples.
     """
 
     name: str
@@ -70,6 +71,7 @@ def judge(
     test: LabelledSet,
     *,
     thresholds: tuple[float, ...] | None = None,
+    metric: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Judged:
@@ -79,6 +81,8 @@ def judge(
     ----------
     thresholds
         Those that the predictor brings; chosen on `valid` without.
+    metric
+        The one whose resamples are kept; None: the task's first.
     """
     task = test.task
     if thresholds is None:
@@ -96,7 +100,7 @@ def judge(
         thresholds=thresholds,
         scores=scores,
         metrics=intervals,
-        resampled=resampled[metrics.PRIMARY[task.kind]],
+        resampled=resampled[metric or metrics.PRIMARY[task.kind]],
         orientation=orientation(predictor, test, scores, thresholds),
     )
 
