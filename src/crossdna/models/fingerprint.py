@@ -28,7 +28,6 @@ _VOLATILE: Final = frozenset((
     "_attn_implementation_autoset", "_commit_hash", "backend", "tokenizer_file",
     "special_tokens_map_file", "is_local",
 ))  # fmt: skip
-)
 
 
 class Fingerprint(NamedTuple):
