@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Streams keep draws for different purposes apart under the same seed and index.
 LOCUS_STREAM: Final = 1
 MASK_STREAM: Final = 2
+TOKEN_STREAM: Final = 3
 _WORD: Final = 1 << 64
 
 

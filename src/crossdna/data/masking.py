@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from crossdna import alphabet
-from crossdna.data.draws import MASK_STREAM, raw_draws
+from crossdna.data.draws import MASK_STREAM, TOKEN_STREAM, raw_draws
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
@@ -64,6 +64,14 @@ class Masked(NamedTuple):
     """Weight of each base in the loss; 0 where it is not to be predicted."""
 
 
+class MaskedTokens(NamedTuple):
+    """Tokens to learn from; both arrays are (batch, tokens)."""
+
+    input_ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    """The true token where it is to be predicted, elsewhere -100."""
+
+
 class _Plan(NamedTuple):
     """Which bases are selected and how they show, before the sequence is looked at."""
 
@@ -116,6 +124,59 @@ def mask_bases(
         labels=np.where(selected, ids, np.int64(IGNORED)),
         weights=np.where(selected, weighting, np.float32(0)),
     )
+
+
+def mask_tokens(
+    ids: NDArray[np.int64],
+    eligible: NDArray[np.bool_],
+    indices: Sequence[int] | NDArray[np.integer],
+    *,
+    seed: int,
+    config: MaskingConfig,
+    mask_id: int,
+    others: NDArray[np.int64],
+    run: int = 1,
+) -> MaskedTokens:
+    """Select whole tokens and hide them; see `mask_bases` for what a row depends on.
+
+    Parameters
+    ----------
+    ids : (batch, tokens) int64
+    eligible : (batch, tokens) bool
+        Which of them may be selected.
+    config
+        Shares of tokens. `mean_span` is not read.
+    mask_id
+        Id that hides a token.
+    others
+        Ids that a token may be replaced with.
+    run
+        Tokens that are selected together: the bases of a token for overlapping k-mers,
+        since fewer would leave every base readable from its neighbours.
+    """
+    length = ids.shape[1]
+    draws = raw_draws(seed, MASK_STREAM, indices, length)
+    # Each token begins a run with this chance, so that `share` of them lie in one.
+    begin = 1 - (1 - config.share) ** (1 / run)
+    _, action, _ = _plan(draws, config)
+    begins = (draws >> np.uint64(32)).astype(np.float64) * 2.0**-32 < begin
+    selected = np.zeros_like(begins)
+    for shift in range(run):
+        selected[:, shift:] |= begins[:, : length - shift]
+    opens = selected.copy()
+    opens[:, 1:] &= ~selected[:, :-1]
+    first = np.maximum.accumulate(np.where(opens, np.arange(length), 0), axis=1)
+    if run > 1:
+        # A run shows in one way throughout, like a span of bases.
+        action = np.take_along_axis(action, first, axis=1)
+    selected &= eligible
+    masked = selected & (action < config.mask_share)
+    replaced = selected & ~masked
+    replaced &= action < config.mask_share + config.random_share
+    choice = raw_draws(seed, TOKEN_STREAM, indices, length) % np.uint64(len(others))
+    shown = np.where(masked, mask_id, ids)
+    shown[replaced] = others[choice.astype(np.int64)][replaced]
+    return MaskedTokens(shown, np.where(selected, ids, np.int64(IGNORED)))
 
 
 def _plan(draws: NDArray[np.uint64], config: MaskingConfig) -> _Plan:

@@ -36,8 +36,12 @@ class PretrainingObjective(Protocol):
     Steps are optimiser steps, counted from 0, before their update.
     """
 
+    main_term: str
+    """What the log calls the cross-entropy: masked, or next for causal models."""
     forward_options: dict[str, Any]
-    """Passed to the model's forward beside ``input_ids``."""
+    """Passed to the model's forward in training beside the batch."""
+    evaluation_options: dict[str, Any]
+    """The same in evaluation."""
 
     def prepare(self, model: Any, step: int) -> None:
         """Put the model in the state that belongs to a step."""
@@ -61,11 +65,13 @@ class PretrainingObjective(Protocol):
 class ObjectiveSettings:
     """The ``[objective]`` section: weights and schedules in optimiser steps.
 
-    The defaults are the released recipe's; the last three terms are off in it. Type
-    "masked" is the cross-entropy of masked bases alone, and the rest is not read.
+    The defaults are the released recipe's; the last three terms are off in it. All but
+    the type is for CrossDNA's own objective, and is not read for the others.
     """
 
-    type: Literal["crossdna", "masked"] = "crossdna"
+    type: Literal["auto", "crossdna", "masked", "causal"] = "auto"
+    """masked: cross-entropy of hidden bases; causal: of each next base; crossdna:
+    masked with the terms below; auto: what the model's family is for."""
     semantic_weight: float = 0.12
     """Keeps each branch near its teacher, summed over blocks and branches."""
     semantic_warmup_steps: int = 10_000
@@ -91,10 +97,13 @@ class ObjectiveSettings:
 
 
 class MaskedObjective:
-    """Nothing but the masked bases, for any family."""
+    """Nothing but the hidden bases, for any family that reads both sides."""
+
+    main_term = "masked"
 
     def __init__(self) -> None:
         self.forward_options: dict[str, Any] = {}
+        self.evaluation_options: dict[str, Any] = {}
 
     def prepare(self, model: Any, step: int) -> None:
         """Nothing depends on the step."""
@@ -118,6 +127,17 @@ class MaskedObjective:
             raise CrossDNAError(f"unexpected objective state {sorted(state)[0]!r}")
 
 
+class CausalObjective(MaskedObjective):
+    """Nothing but each next base, for families that read from the left."""
+
+    main_term = "next"
+
+    def __init__(self) -> None:
+        # Whole windows are read at once: what a model keeps for the next base is waste.
+        self.forward_options = {"use_cache": False}
+        self.evaluation_options = {"use_cache": False}
+
+
 class CrossDNAObjective:
     """Semantic preservation, gate supervision and the optional strand terms.
 
@@ -129,6 +149,8 @@ class CrossDNAObjective:
         The network to train; its branches and bridge are copied as teachers.
     """
 
+    main_term = "masked"
+
     def __init__(self, settings: ObjectiveSettings, model: CrossDNAForMaskedLM) -> None:
         self.settings = settings
         self.teacher = (
@@ -137,6 +159,7 @@ class CrossDNAObjective:
             else None
         )
         self.forward_options: dict[str, Any] = {"output_branches": True}
+        self.evaluation_options: dict[str, Any] = {}
 
     def prepare(self, model: CrossDNAForMaskedLM, step: int) -> None:
         """Freeze or free the fusion gate."""
