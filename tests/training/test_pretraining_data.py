@@ -67,10 +67,39 @@ def test_bad_splits_are_named(toy_genome, genome, tmp_path, bed, message):
         split_regions(GenomeSettings(fasta=toy_genome, regions=path), genome)
 
 
+def test_what_no_heldout_list_names_is_for_training(toy_genome, tmp_path):
+    genome = Genome.open(toy_genome)
+    size = genome.contigs["one"]
+    bed = tmp_path / "heldout.bed"
+    bed.write_text("one 10 20 valid\none 30 40 exclude:copy\ntwo 0 5 test\n")
+    splits = split_regions(GenomeSettings(fasta=toy_genome, heldout=bed), genome)
+    assert [(r.start, r.end) for r in splits["train"] if r.contig == "one"] == [
+        (0, 10), (20, 30), (40, size),
+    ]  # fmt: skip
+    assert [str(r) for r in splits["valid"]] == ["one:11-20"]
+    assert [str(r) for r in splits["test"]] == ["two:1-5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("one 0 5 train\n", "column 4 says 'train'; write valid, test or exclude"),
+        ("one 0 5 valid\none 4 9 test\n", "one:5-5 is in valid and in test"),
+    ],
+)
+def test_wrong_heldout_lists_are_refused(toy_genome, tmp_path, text, message):
+    path = tmp_path / "heldout.bed"
+    path.write_text(text)
+    with pytest.raises(CrossDNAError, match=message):
+        split_regions(
+            GenomeSettings(fasta=toy_genome, heldout=path), Genome.open(toy_genome)
+        )
+
+
 def test_contradictory_settings_are_refused(toy_genome, genome):
     with pytest.raises(CrossDNAError, match="one is in valid and in test"):
         GenomeSettings(fasta=toy_genome, valid=("one",), test=("one", "two"))
-    with pytest.raises(CrossDNAError, match="not both"):
+    with pytest.raises(CrossDNAError, match="give one of"):
         GenomeSettings(fasta=toy_genome, valid=("one",), regions=toy_genome)
     everything = GenomeSettings(fasta=toy_genome, test=("one", "two", "three"))
     with pytest.raises(CrossDNAError, match="none is left to train"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -13,6 +13,8 @@ from crossdna.data.genome import Genome
 from crossdna.data.masking import MaskingConfig, mask_bases
 from crossdna.data.regions import (
     by_name,
+    complement,
+    merge,
     overlap,
     read_bed,
     resolve_contig,
@@ -45,12 +47,16 @@ class GenomeSettings:
     """Contigs that training never sees, for ``crossdna evaluate``."""
     regions: Path | None = None
     """BED file whose 4th column says train, valid or test, instead of contigs."""
+    heldout: Path | None = None
+    """BED file of what is not for training: its 4th column says valid, test or exclude;
+    exclude may give a reason (``exclude:copy``). All the rest is for training."""
     weight: float = 1.0
     """Share of the windows, relative to the other genomes."""
 
     def __post_init__(self) -> None:
-        if self.regions is not None and (self.valid or self.test):
-            raise CrossDNAError("give either regions or valid and test, not both")
+        given = [bool(self.valid or self.test), self.regions, self.heldout]
+        if sum(map(bool, given)) > 1:
+            raise CrossDNAError("give one of: valid and test, regions, heldout")
         if both := set(self.valid) & set(self.test):
             raise CrossDNAError(f"{min(both)} is in valid and in test")
 
@@ -121,6 +127,8 @@ def split_regions(
     """
     if settings.regions is not None:
         return _splits_of_bed(settings.regions, genome)
+    if settings.heldout is not None:
+        return _splits_around(settings.heldout, genome)
     where = str(genome.paths[0])
     valid, test = (
         {resolve_contig(name, genome.contigs, where) for name in names}
@@ -150,6 +158,23 @@ def _splits_of_bed(path: Path, genome: Genome) -> dict[SplitName, list[Region]]:
         if common := overlap(splits[first], splits[second]):  # type: ignore[index]
             raise CrossDNAError(f"{path}: {common[0]} is in {first} and in {second}")
     return splits
+
+
+def _splits_around(path: Path, genome: Genome) -> dict[SplitName, list[Region]]:
+    """Splits from a list of what is not for training."""
+    regions = read_bed(path, genome.contigs)
+    named = by_name([replace(part, name=part.name.split(":")[0]) for part in regions])
+    if unknown := sorted(set(named) - {"valid", "test", "exclude"}):
+        raise CrossDNAError(
+            f"{path}: column 4 says {unknown[0]!r}; write valid, test or exclude"
+        )
+    valid, test = merge(named.get("valid", [])), merge(named.get("test", []))
+    if common := overlap(valid, test):
+        raise CrossDNAError(f"{path}: {common[0]} is in valid and in test")
+    train = complement(regions, genome.contigs)
+    if not train:
+        raise CrossDNAError(f"{path}: nothing is left to train")
+    return {"train": train, "valid": valid, "test": test}
 
 
 def training_windows(
