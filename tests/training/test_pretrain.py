@@ -352,3 +352,15 @@ def test_two_processes_learn_like_one(make_recipe, tmp_path):
         path.rename(partial_path(path))
     pretrain(recipe, tmp_path / "two", resume=True)
     assert_same_weights(one, tmp_path / "two", tolerance=1e-3)
+
+
+def test_settings_newer_than_a_run_do_not_stop_its_resumption(make_recipe, tmp_path):
+    out = pretrain(make_recipe(train={"steps": 2}), tmp_path / "run")
+    (out / "provenance.json").unlink()
+    path = out / "recipe.toml"
+    lines = path.read_text().splitlines(keepends=True)
+    older = [line for line in lines if not line.startswith(("tf32", "compile"))]
+    assert len(older) == len(lines) - 2
+    path.write_text("".join(older))
+    pretrain(make_recipe(train={"steps": 2}), out, resume=True)
+    assert (out / "provenance.json").is_file()

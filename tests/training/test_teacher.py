@@ -1,5 +1,6 @@
 """Teachers: the published auxiliary losses, what they read, and how they follow."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ from transformers import AutoModelForMaskedLM
 from crossdna.alphabet import complement_ids
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
+from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
     ObjectiveSettings,
@@ -249,3 +251,26 @@ def test_state_survives_saving():
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(CrossDNAError, match=next(iter(changes))):
         ObjectiveSettings(**changes)
+
+
+# The compiler asks every tensor that it sees for its gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_layers_give_what_they_give_uncompiled():
+    """Students and teachers, forward and backward; shapes are static."""
+    model, ids = small_model(dropout=0.0), bases(2, 16)
+    settings = ObjectiveSettings(semantic_warmup_steps=0, gate_freeze_steps=0)
+
+    def loss_and_gradients(model, objective):
+        output = model(input_ids=ids, **objective.forward_options)
+        terms = objective.auxiliary_terms(model, output, ids, 5)
+        loss = output.logits.square().mean() + sum(term.value for term in terms)
+        return loss, torch.autograd.grad(loss, list(model.parameters()))
+
+    twin = copy.deepcopy(model)
+    objective = CrossDNAObjective(settings, twin)
+    assert compile_layers(twin, objective, backend="aot_eager") == 4 * twin.config.depth
+    torch.testing.assert_close(
+        loss_and_gradients(twin, objective),
+        loss_and_gradients(model, CrossDNAObjective(settings, model)),
+    )
+    assert twin.state_dict().keys() == model.state_dict().keys()

@@ -20,9 +20,10 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 import crossdna
-from crossdna.config import to_table, write_toml
+from crossdna.config import from_table, to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
+from crossdna.models.building import new_language_model, require_reads
 from crossdna.training.checkpoints import (
     best_path,
     checkpoint_step,
@@ -30,30 +31,31 @@ from crossdna.training.checkpoints import (
     saving,
 )
 from crossdna.training.pretraining_data import (
-    VALID_SEED,
-    MaskingCollator,
     OpenGenome,
     open_genomes,
     training_windows,
     validation_windows,
 )
 from crossdna.training.pretraining_objectives import (
+    CausalObjective,
     CrossDNAObjective,
     MaskedObjective,
     ObjectiveSettings,
 )
 from crossdna.training.pretraining_recipe import (
-    FAMILIES,
     FREE_ON_RESUME,
     PretrainRecipe,
     TrainSettings,
     model_config,
+    window_encoding,
 )
 from crossdna.training.progress import RichProgress
 from crossdna.training.trainer import PretrainingTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
 
     from crossdna.training.pretraining_objectives import PretrainingObjective
     from crossdna.training.schedule import RunClock
@@ -92,27 +94,28 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
         samples=recipe.train.steps * recipe.train.batch_size,
         seed=recipe.train.seed,
     )
+    encoding = window_encoding(recipe)
+    # Weights before the trainer, dropout after it, from seeds of their own.
+    set_seed(recipe.train.seed)
+    model = new_language_model(model_config(recipe.model, encoding.tokenizer))
+    require_reads(model, encoding.train([windows[0]]))
     arguments = _arguments(recipe.train, output / "checkpoints", held_out is not None)
     if arguments.should_save:
         _claim(recipe, output, resume=resume)
     arguments.distributed_state.wait_for_everyone()
     if (output / PROVENANCE_NAME).is_file():
         return output
-    # Weights before the trainer, dropout after it, from seeds of their own.
-    set_seed(recipe.train.seed)
-    model = FAMILIES[recipe.model["type"]].model(model_config(recipe.model))
     trainer = PretrainingTrainer(
         model,
         arguments,
         windows=windows,
         held_out=held_out,
-        collators=(
-            MaskingCollator(recipe.masking, recipe.train.seed),
-            MaskingCollator(recipe.masking, VALID_SEED),
-        ),
+        encoding=encoding,
         objective=_objective(recipe.objective, model),
         settings=recipe.train,
     )
+    if recipe.train.compile and not arguments.use_cpu:
+        compile_layers(model, trainer.goal)
     checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
     if checkpoint is not None:
         trainer.load_own_state(checkpoint)
@@ -127,9 +130,41 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
 
 
 def _objective(settings: ObjectiveSettings, model: Any) -> PretrainingObjective:
-    if settings.type == "masked":
-        return MaskedObjective()
-    return CrossDNAObjective(settings, model)
+    if settings.type == "crossdna":
+        return CrossDNAObjective(settings, model)
+    return MaskedObjective() if settings.type == "masked" else CausalObjective()
+
+
+def compile_layers(
+    model: PreTrainedModel, objective: PretrainingObjective, backend: str = "inductor"
+) -> int:
+    """Compile every layer of the model and of its teachers where it stands.
+
+    Layer by layer, since equal layers share one compilation and a kernel that the
+    compiler cannot look into interrupts one layer only. Shapes are static: each length
+    and batch size of a run is compiled once.
+
+    Parameters
+    ----------
+    model
+        Its ``_no_split_modules`` name what a layer is.
+    objective
+        What holds the teachers, if there are any.
+    backend
+        Of ``torch.compile``.
+
+    Returns
+    -------
+    int
+        The number of layers.
+    """
+    kinds = set(model._no_split_modules or ())
+    teacher = getattr(objective, "teacher", None)
+    networks = [model] if teacher is None else [model, teacher]
+    layers = [m for n in networks for m in n.modules() if type(m).__name__ in kinds]
+    for layer in layers:
+        layer.compile(dynamic=False, backend=backend)
+    return len(layers)
 
 
 def _arguments(
@@ -150,6 +185,7 @@ def _arguments(
         max_grad_norm=settings.clip,
         optim="adamw_torch_fused",
         bf16=settings.precision == "bf16",
+        tf32=None if on_cpu else settings.tf32,
         use_cpu=on_cpu,
         seed=settings.seed,
         logging_steps=settings.log_every,
@@ -160,6 +196,7 @@ def _arguments(
         metric_for_best_model="loss",
         greater_is_better=False,
         dataloader_num_workers=settings.workers,
+        accelerator_config={"non_blocking": not on_cpu},
         ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to=[],
@@ -194,7 +231,9 @@ def _claim(recipe: PretrainRecipe, output: Path, *, resume: bool) -> None:
     claim_output_directory(output, resume=resume)
     path, table = output / RECIPE_NAME, to_table(recipe)
     if path.is_file():
-        _require_same(table, tomllib.loads(path.read_text()), path)
+        # Settings that are newer than the run have the values it had without them.
+        begun = from_table(tomllib.loads(path.read_text()), PretrainRecipe)
+        _require_same(table, to_table(begun), path)
     elif any(output.glob("[!.]*")):
         raise CrossDNAError(f"{output} holds no run to resume: it has no {RECIPE_NAME}")
     with atomic_open(path) as handle:
@@ -285,8 +324,7 @@ def _write_result(
     best, weights_step = trainer.state.best_global_step, trainer.state.global_step
     with saving(output), tempfile.TemporaryDirectory(dir=output, prefix=".") as name:
         folder = Path(name)
-        family = FAMILIES[recipe.model["type"]]
-        family.tokenizer().save_pretrained(folder)
+        trainer.encoding.tokenizer.save_pretrained(folder)
         if recipe.train.keep == "best" and best is not None:
             weights_step = best
             for part in ("config.json", "model.safetensors"):

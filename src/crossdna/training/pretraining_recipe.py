@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import types
+import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
 
 from crossdna.config import from_table
 from crossdna.data.masking import MaskingConfig
 from crossdna.errors import CrossDNAError
-from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
-from crossdna.tokenizers.nucleotide import CrossDNATokenizer
-from crossdna.training.pretraining_data import GenomeSettings, WindowSettings
+from crossdna.models.building import config_class, default_tokenizer, objective_of
+from crossdna.models.families import NATIVE
+from crossdna.models.vocabulary import IDS_BY_FAMILY
+from crossdna.tokenizers.loading import load_tokenizer
+from crossdna.training.pretraining_data import (
+    VALID_SEED,
+    GenomeSettings,
+    WindowSettings,
+)
+from crossdna.training.pretraining_encoding import encode_bases, encode_tokens
 from crossdna.training.pretraining_objectives import ObjectiveSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from crossdna.training.pretraining_encoding import Encoding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +57,12 @@ class TrainSettings:
     clip: float = 1.0
     """Largest norm of a step's gradient."""
     precision: Literal["float32", "bf16"] = "float32"
+    tf32: bool = False
+    """Let a GPU round float32 products to 10 bits of mantissa; bf16 needs it for
+    nothing, and the losses' own products then stay float32."""
+    compile: bool = False
+    """Let a GPU fuse what stands between the products of a layer (torch.compile, once
+    per shape, a minute or two at the start)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 0
     """Processes that prepare batches, for each training process."""
@@ -75,6 +94,10 @@ class TrainSettings:
                 raise CrossDNAError(f"{name} {getattr(self, name)} is not in [0, 1]")
         if self.workers < 0:
             raise CrossDNAError(f"workers must not be negative, got {self.workers}")
+        if self.compile and self.device == "cpu":
+            raise CrossDNAError(
+                "train.compile is for GPUs: on a CPU this package's own kernels run"
+            )
 
 
 # What may change between the parts of a resumed run: none of it changes the weights.
@@ -87,11 +110,20 @@ FREE_ON_RESUME = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerSettings:
+    """The ``[tokenizer]`` section, for models that do not read one id per base."""
+
+    path: Path
+    """Directory that ``crossdna tokenizer`` has made, or a hub id."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainRecipe:
     """A complete pretraining run."""
 
     model: dict[str, Any]
     """``type`` and fields of that family's configuration."""
+    tokenizer: TokenizerSettings | None = None
     genome: dict[str, GenomeSettings]
     windows: WindowSettings = field(default_factory=WindowSettings)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -100,21 +132,51 @@ class PretrainRecipe:
 
     def __post_init__(self) -> None:
         model_config(self.model)
+        objective = _resolved(self.objective, self.model["type"])
+        # Said in full, so that the recipe beside a model does not leave it open.
+        object.__setattr__(self, "objective", objective)
+        if self.tokenizer is not None and self.model["type"] in NATIVE:
+            raise CrossDNAError(
+                f"tokenizer: {self.model['type']} reads one id per base; leave it out"
+            )
+        if objective.type == "causal" and self.masking != MaskingConfig():
+            raise CrossDNAError(
+                f"masking: nothing is hidden from {self.model['type']}, which predicts "
+                "the next base; leave it out"
+            )
 
 
-class Family(NamedTuple):
-    """How to train one family of models."""
+def _resolved(settings: ObjectiveSettings, model_type: str) -> ObjectiveSettings:
+    """Choose the objective that belongs to a family, or refuse the wrong one."""
+    own: Literal["crossdna", "masked", "causal"] = objective_of(model_type)
+    if model_type == "crossdna":
+        allowed, own = {"crossdna", "masked"}, "crossdna"
+    else:
+        allowed = {own}
+    if settings.type not in {"auto", *allowed}:
+        raise CrossDNAError(
+            f"objective.type {settings.type!r} is not for {model_type}; write {own!r}, "
+            "or leave it out"
+        )
+    if model_type != "crossdna":
+        plain = ObjectiveSettings(type=settings.type)
+        for part in dataclasses.fields(settings):
+            if getattr(settings, part.name) != getattr(plain, part.name):
+                raise CrossDNAError(
+                    f"objective.{part.name} is for CrossDNA: {model_type} has neither "
+                    "branches nor a fusion gate; leave it out"
+                )
+    kind = own if settings.type == "auto" else settings.type
+    return dataclasses.replace(settings, type=kind)
 
-    config: type[PreTrainedConfig]
-    model: type[PreTrainedModel]
-    tokenizer: type[CrossDNATokenizer]
 
-
-FAMILIES = {"crossdna": Family(CrossDNAConfig, CrossDNAForMaskedLM, CrossDNATokenizer)}
-
-
-def model_config(table: dict[str, Any]) -> PreTrainedConfig:
+def model_config(table: dict[str, Any], tokenizer: Any = None) -> PreTrainedConfig:
     """Check a ``[model]`` section against its family's fields.
+
+    Parameters
+    ----------
+    tokenizer
+        Whose ids a family of transformers is built for.
 
     Raises
     ------
@@ -123,17 +185,71 @@ def model_config(table: dict[str, Any]) -> PreTrainedConfig:
     """
     rest = dict(table)
     name = rest.pop("type", None)
-    if name not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise CrossDNAError(
-            f"model.type is {name!r}; models that can be trained: {known}"
-        )
-    kind = FAMILIES[name].config
+    objective_of(name)
+    kind = config_class(name)
+    if name not in NATIVE:
+        if given := sorted(rest.keys() & _OF_TOKENIZER):
+            raise CrossDNAError(f"model.{given[0]} follows from the tokenizer")
+        rest |= {} if tokenizer is None else _token_ids(tokenizer)
     known_fields = [
-        (key, hint, field(default=None))
-        for key, hint in inspect.get_annotations(kind, eval_str=True).items()
+        (key, _checkable(hint), field(default=None))
+        for key, hint in _annotations(kind).items()
     ]
     # A dataclass of the configuration's fields gives the same checks and suggestions
     # as the rest of the recipe.
     from_table(rest, dataclasses.make_dataclass("model", known_fields), where="model")
-    return kind(**rest)
+    try:
+        return kind(**rest)
+    except CrossDNAError:
+        raise
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise CrossDNAError(f"model: {reason}") from error
+
+
+_OF_TOKENIZER: Final = {
+    f"{name}_token_id" for name in ("pad", "mask", "cls", "sep", "bos", "eos")
+} | {"vocab_size"}
+_CHECKED: Final = (int, float, str, bool, type(None))
+
+
+def _token_ids(tokenizer: Any) -> dict[str, Any]:
+    ids = {name: getattr(tokenizer, name, None) for name in _OF_TOKENIZER}
+    return ids | {"vocab_size": len(tokenizer)}
+
+
+def _annotations(kind: type) -> dict[str, Any]:
+    """Fields of a configuration; the bases' ones last."""
+    found = {name: Any for name in (*_OF_TOKENIZER, "tie_word_embeddings")}
+    for cls in reversed(kind.__mro__[: kind.__mro__.index(PreTrainedConfig)]):
+        found |= inspect.get_annotations(cls, eval_str=True)
+    return found
+
+
+def _checkable(hint: Any) -> Any:
+    """A type that `from_table` checks; transformers itself checks the others."""
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal or hint in _CHECKED:
+        return hint
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if union and all(_checkable(part) is part for part in parts):
+        return hint
+    return hint if hint in (dict, list, dict[str, Any]) else Any
+
+
+def window_encoding(recipe: PretrainRecipe) -> Encoding:
+    """How the windows of a recipe become batches for its model.
+
+    Raises
+    ------
+    CrossDNAError
+        A tokenizer that cannot be loaded, or cannot serve.
+    """
+    name = recipe.model["type"]
+    objective, seeds = objective_of(name), (recipe.train.seed, VALID_SEED)
+    if recipe.tokenizer is not None:
+        tokenizer = load_tokenizer(recipe.tokenizer.path)
+        return encode_tokens(tokenizer, objective, recipe.masking, seeds)
+    ids = IDS_BY_FAMILY[name if name in NATIVE else "crossdna"]
+    tokenizer = default_tokenizer(name)
+    return encode_bases(tokenizer, ids, objective, recipe.masking, seeds)

@@ -69,8 +69,11 @@ class Teacher(nn.Module):
     def update(self, student: CrossDNAModel) -> None:
         """Move towards the student; call it once after each optimiser step."""
         current = dict(student.named_parameters())
-        for name, average in self.named_parameters():
-            average.lerp_(current[name].detach().to(average.dtype), 1 - self.decay)
+        names, averages = zip(*self.named_parameters(), strict=True)
+        # One operation over all of them: a GPU would start hundreds of small ones.
+        torch._foreach_lerp_(
+            list(averages), [current[name] for name in names], 1 - self.decay
+        )
 
     @torch.no_grad()
     def targets(self, student: CrossDNAModel, ids: Tensor) -> TeacherTargets:

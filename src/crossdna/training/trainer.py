@@ -3,12 +3,12 @@
 What is added to it: every optimiser step sees the samples that its number says, however
 many processes share them; losses are normalised over the whole step; a teacher follows
 the model; checkpoints are whole or absent; a loss that is no number stops the run.
+Nothing in a step asks the device for a value: the host looks when it logs or saves.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,6 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from crossdna.alphabet import NUM_BASES
-from crossdna.data.masking import IGNORED
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory
 from crossdna.training.checkpoints import (
@@ -36,6 +34,7 @@ from crossdna.training.checkpoints import (
     saving,
     start_partial,
 )
+from crossdna.training.finite import FiniteWatch
 from crossdna.training.objectives import masked_cross_entropy
 from crossdna.training.schedule import RunClock, cosine_with_warmup
 
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from crossdna.data.windows import WindowDataset
-    from crossdna.training.pretraining_data import MaskingCollator
+    from crossdna.training.pretraining_encoding import Encoding
     from crossdna.training.pretraining_objectives import PretrainingObjective
     from crossdna.training.pretraining_recipe import TrainSettings
 
@@ -66,17 +65,17 @@ class PretrainingTrainer(Trainer):
     Parameters
     ----------
     model
-        A masked language model; ``forward(input_ids, **options)`` gives ``logits``.
+        A language model; ``forward(input_ids, **options)`` gives ``logits``.
     args
         With `output_dir` the folder for checkpoints.
     windows
         All samples of the run, in order.
     held_out
         Samples to evaluate on, if any.
-    collators
-        How to mask the windows and the held-out ones.
+    encoding
+        How windows become batches, and logits bits per base.
     objective
-        What the model learns beside the masked bases.
+        What the model learns beside the predicted bases.
     settings
         The recipe's ``[train]`` section; `args` repeats what transformers needs of it.
     """
@@ -88,18 +87,19 @@ class PretrainingTrainer(Trainer):
         *,
         windows: WindowDataset,
         held_out: WindowDataset | None,
-        collators: tuple[MaskingCollator, MaskingCollator],
+        encoding: Encoding,
         objective: PretrainingObjective,
         settings: TrainSettings,
     ) -> None:
         super().__init__(model, args, train_dataset=windows, eval_dataset=held_out)
         # The loss below is already divided by what the whole step predicts.
         self.model_accepts_loss_kwargs = True
-        self.windows, self.held_out, self.collators = windows, held_out, collators
+        self.windows, self.held_out = windows, held_out
+        self.encoding = encoding
         self.goal, self.settings = objective, settings
         minutes = settings.max_minutes
         self.clock = RunClock(settings.steps, None if minutes is None else 60 * minutes)
-        self._step_samples: list[Tensor] = []
+        self._watch = FiniteWatch(("loss", "gradient norm"), self.args.device)
         self._start_parts()
 
     @property
@@ -113,9 +113,12 @@ class PretrainingTrainer(Trainer):
             self.windows,
             batch_size=self.args.per_device_train_batch_size,
             sampler=SequentialSampler(self.windows),
-            collate_fn=self.collators[0],
+            collate_fn=self.encoding.train,
             num_workers=self.args.dataloader_num_workers,
+            # Pinned pages are copied while the GPU computes; the loader that
+            # accelerate makes of this one is a batch ahead.
             pin_memory=self.args.device.type == "cuda",
+            prefetch_factor=4 if self.args.dataloader_num_workers else None,
         )
         return self.accelerator.prepare(loader)
 
@@ -126,7 +129,7 @@ class PretrainingTrainer(Trainer):
         return DataLoader(
             Subset(self.held_out, range(own, total, self.args.world_size)),
             batch_size=self.args.per_device_eval_batch_size,
-            collate_fn=self.collators[1],
+            collate_fn=self.encoding.held_out,
         )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -156,7 +159,7 @@ class PretrainingTrainer(Trainer):
     ) -> tuple[list[Any], Tensor]:
         """One step's micro-batches and the weight of all that the step predicts."""
         batches = list(islice(epoch_iterator, num_batches))
-        self._step_samples = [b["index"] for b in batches]
+        self._watch.start_step(self.state.global_step, [b["index"] for b in batches])
         self._steps_noted += 1
         weight = torch.stack([b["weights"].sum() for b in batches]).sum().to(device)
         return batches, self.accelerator.reduce(weight, "sum").clamp(min=1e-6)
@@ -175,42 +178,60 @@ class PretrainingTrainer(Trainer):
         """
         step, network = self.state.global_step, self.accelerator.unwrap_model(model)
         self.goal.prepare(network, step)
-        ids = inputs["input_ids"]
-        output = model(input_ids=ids, **self.goal.forward_options)
+        output = model(**_read(inputs), **self.goal.forward_options)
         masked = masked_cross_entropy(
             output.logits, inputs["labels"], inputs["weights"]
         )
         masked_loss = masked.total * self.args.world_size / num_items_in_batch
         with self.accelerator.autocast():
-            terms = self.goal.auxiliary_terms(network, output, ids, step)
+            terms = self.goal.auxiliary_terms(
+                network, output, inputs["input_ids"], step
+            )
         loss = masked_loss
         for term in terms:
             share = term.value / self.current_gradient_accumulation_steps
             loss = loss + term.weight * share
             self._note(term.name, share)
-        self._note("masked", masked_loss)
-        self._require_finite("loss", loss)
+        self._note(self.goal.main_term, masked_loss)
+        self._watch.note("loss", step, loss)
         return (loss, output) if return_outputs else loss
 
     def _note(self, name: str, value: Tensor) -> None:
         noted = self._parts.get(f"loss_{name}", 0.0)
         self._parts[f"loss_{name}"] = noted + value.detach()
 
-    def _require_finite(self, what: str, value: Tensor) -> None:
-        if bool(torch.isfinite(value).all()):
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip; from the first value on that is no number, updates change nothing.
+
+        So the weights are still those that gave it when the host comes to look.
+        """
+        norm = super()._clip_grad_norm(model)
+        self._watch.note("gradient norm", self.state.global_step, torch.as_tensor(norm))
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer.found_inf = self._watch.spoiled()  # type: ignore[union-attr]
+        return norm
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save:
+            self._require_finite()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _require_finite(self) -> None:
+        bad = self._watch.look()
+        if bad is None:
             return
-        step = self.state.global_step
-        samples = torch.cat(self._step_samples).tolist()
+        samples = self._watch.samples_of(bad.step)
         loci = [str(self.windows.locus(i)) for i in samples]
         report = {
-            "step": step,
-            what: str(value.item()),
+            "step": bad.step,
+            bad.what: str(bad.value),
             "process": self.args.process_index,
             "samples": samples,
             "loci": loci,
             "parts": {name: part.item() for name, part in self._parts.items()},
         }
-        place = self.folder / f"non-finite-{step}-process-{self.args.process_index}"
+        place = self.folder / f"non-finite-{bad.step}-process-{self.args.process_index}"
         shutil.rmtree(place, ignore_errors=True)
         with atomic_directory(place) as partial:
             network = self.accelerator.unwrap_model(self.model)
@@ -221,15 +242,9 @@ class PretrainingTrainer(Trainer):
             (partial / METRICS_NAME).write_text(json.dumps(report, indent=1))
         shown = ", ".join(loci[:4]) + (", ..." if len(loci) > 4 else "")
         raise NonFiniteLossError(
-            f"step {step}: the {what} is {value.item()}; windows {shown}; the state is "
-            f"in {place}. A lower train.lr or precision float32 may help"
+            f"step {bad.step}: the {bad.what} is {bad.value}; windows {shown}; the "
+            f"state is in {place}. A lower train.lr or precision float32 may help"
         )
-
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
-        if norm is not None:
-            self._require_finite("gradient norm", torch.as_tensor(norm))
-        return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the parts of the loss, averaged since the last log."""
@@ -257,7 +272,7 @@ class PretrainingTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Masked bases of held-out windows, each counting the same.
+        """Predicted bases of held-out windows, each counting the same.
 
         Metrics: ``loss`` (nats), ``bits_per_base`` and ``accuracy`` among A C G T.
         """
@@ -268,8 +283,8 @@ class PretrainingTrainer(Trainer):
         sums = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         for batch in dataloader:
             batch = self._prepare_inputs(batch)
-            logits = network(input_ids=batch["input_ids"]).logits
-            sums += _masked_sums(logits, batch["labels"])
+            output = network(**_read(batch), **self.goal.evaluation_options)
+            sums += self.encoding.readout(output.logits, batch)
         network.train(was_training)
         nats, bits, right, count = self.accelerator.reduce(sums, "sum").tolist()
         values = {
@@ -338,12 +353,8 @@ class PretrainingTrainer(Trainer):
         self.goal.load_state_dict(load_file(checkpoint / OBJECTIVE_NAME))
 
 
-def _masked_sums(logits: Tensor, labels: Tensor) -> Tensor:
-    """Nats, bits among A C G T, right answers and number of predicted bases."""
-    ones = (labels != IGNORED).to(torch.float32)
-    nats = masked_cross_entropy(logits, labels, ones)
-    bases = logits[..., :NUM_BASES]
-    among_bases = masked_cross_entropy(bases, labels, ones)
-    right = (bases.argmax(-1) == labels).sum()
-    parts = (nats.total, among_bases.total / math.log(2), right, nats.weight)
-    return torch.stack([part.double() for part in parts])
+def _read(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch goes into the model; there is a mask where tokens are padded."""
+    return {
+        name: batch[name] for name in ("input_ids", "attention_mask") if name in batch
+    }
