@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crossdna.data.windows import Window
-    from crossdna.models.families import Reading
+    from crossdna.models.families import Objective
 
     Batch = dict[str, Tensor]
     Collator = Callable[[Sequence[Window]], Batch]
@@ -328,7 +328,7 @@ class Encoding(NamedTuple):
 def encode_bases(
     tokenizer: Any,
     ids: tuple[int, ...],
-    reading: Reading,
+    reading: Objective,
     config: MaskingConfig,
     seeds: tuple[int, int],
 ) -> Encoding:
@@ -349,7 +349,7 @@ def encode_bases(
 
 
 def encode_tokens(
-    tokenizer: Any, reading: Reading, config: MaskingConfig, seeds: tuple[int, int]
+    tokenizer: Any, reading: Objective, config: MaskingConfig, seeds: tuple[int, int]
 ) -> Encoding:
     """Tokens of several bases; see `encode_bases`.
 
