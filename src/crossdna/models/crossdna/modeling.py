@@ -32,6 +32,7 @@ from crossdna.models.crossdna.streams import FusedBlock, StrandContext, TwoStran
 from crossdna.models.heads import SequenceHead, TokenHead, sequence_loss, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
+from crossdna.ops.linear import linear
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -267,11 +268,14 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         parts = [part for part in (left, ids, right) if part is not None]
         whole = torch.cat(parts, dim=1) if len(parts) > 1 else ids
         channels = torch.arange(weight.shape[1], device=ids.device)
-        one_hot = (whole.unsqueeze(1) == channels[:, None]).to(weight.dtype)
-        y = F.gelu(F.conv1d(one_hot, weight, conv.bias, padding=STEM_REACH))
+        one_hot = (whole.unsqueeze(-1) == channels).to(weight.dtype)
         start = 0 if left is None else left.shape[1]
-        # Contiguous: channels a power of two apart collide in a CPU's cache.
-        return y[:, :, start : start + ids.shape[1]].transpose(1, 2).contiguous()
+        around = F.pad(one_hot, (0, 0, STEM_REACH, STEM_REACH)).unfold(
+            1, STEM_KERNEL, 1
+        )[:, start : start + ids.shape[1]]
+        # A product and no convolution: convolutions round otherwise in batches of
+        # another size, and the layers above multiply what they round.
+        return F.gelu(linear(around.flatten(2), weight.flatten(1), conv.bias))
 
     def fuse(self, a: Tensor, b: Tensor, mask: Tensor | None = None) -> FusedBlock:
         """Bridge, project and blend both branches' outputs in one block."""
