@@ -92,6 +92,7 @@ def test_published_layout_loads_in_every_class(published):
         assert classifier(ids).logits.shape == (2, 4)
     assert masked.config.strand_alignment == "sequence"
     assert masked.config.block_context == "independent"
+    assert not masked.config.residual
     assert not masked.config.mask_channel
 
 

@@ -45,6 +45,9 @@ class CrossDNAConfig(PreTrainedConfig):
     block_context : {"recurrent", "independent"}
         Whether a strand's states pass from block to block, or (published) each block
         starts from nothing.
+    residual : bool
+        Whether each layer adds to its input, behind a normalisation, or (published)
+        hands on only what it made of it. Additions train far faster.
     use_bridge : bool
         Exchange between the strands after the branches.
     mask_channel : bool
@@ -63,6 +66,10 @@ class CrossDNAConfig(PreTrainedConfig):
         Bases in a window, for a head that weighs each position.
     head_dropout : float
         Before a sequence or token head.
+    head_motifs : int
+        Motif detectors in a sequence head, on the bases themselves; 0 for none.
+    head_width : int
+        Width of a dense layer behind the pooling of a sequence head; 0 for none.
 
     Raises
     ------
@@ -91,6 +98,7 @@ class CrossDNAConfig(PreTrainedConfig):
     block_size: int | None = 1024
     strand_alignment: str = "locus"
     block_context: str = "recurrent"
+    residual: bool = True
     use_bridge: bool = True
     mask_channel: bool = True
     gate_temperature: float = 2.0
@@ -100,6 +108,8 @@ class CrossDNAConfig(PreTrainedConfig):
     head_pooling: str = "mean"
     head_length: int | None = None
     head_dropout: float = 0.0
+    head_motifs: int = 0
+    head_width: int = 0
     vocab_size: int = alphabet.VOCAB_SIZE
     alphabet_size: int = len(alphabet.LETTERS)
     pad_token_id: int | None = alphabet.PAD
@@ -123,6 +133,9 @@ class CrossDNAConfig(PreTrainedConfig):
                 f"d_model {self.d_model} must be a multiple of twice the "
                 f"{self.attention_heads} attention heads"
             )
+        for name in ("head_motifs", "head_width"):
+            if getattr(self, name) < 0:
+                raise CrossDNAError(f"{name} must not be negative")
         for name in ("dropout", "head_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise CrossDNAError(f"{name} must lie in [0, 1)")

@@ -163,24 +163,39 @@ class WindowAttentionBlock(nn.Module):
 
 
 class BranchLayer(nn.Module):
-    """Delta rule, window attention on its output, and a learned blend of both."""
+    """Delta rule, window attention on its output, and a learned blend of both.
+
+    With ``config.residual`` the layer adds to what it reads (pre-norm, as the attention
+    block does); without, as published, only its normalised blend goes on.
+    """
 
     def __init__(self, config: CrossDNAConfig) -> None:
         super().__init__()
         self.mixer = DeltaRuleMixer(config)
         self.attention = WindowAttentionBlock(config)
         self.blend = Linear(2 * config.d_model, config.d_model)
-        self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
+        self.input_norm: RMSNorm | None = None
+        self.norm: nn.LayerNorm | None = None
+        if config.residual:
+            self.input_norm = RMSNorm(config.d_model, config.norm_eps)
+        else:
+            self.norm = nn.LayerNorm(config.d_model, eps=config.norm_eps)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, state: LayerState | None
     ) -> tuple[Tensor, LayerState]:
         """Mix, attend and blend; also returns the state behind the last base."""
-        m, conv, delta = self.mixer(x, mask, state)
+        norm = self.norm
+        read = x if self.input_norm is None else self.input_norm(x)
+        m, conv, delta = self.mixer(read, mask, state)
+        if self.input_norm is not None:
+            m = x + m
         t, window = self.attention(m, mask, None if state is None else state.window)
         gate = self.blend(torch.cat([m, t], dim=-1))
-        norm = self.norm
-        y = blend_norm(m, t, gate, norm.weight, norm.bias, norm.eps)
+        if norm is None:
+            y = torch.lerp(m, t, gate.sigmoid().to(m.dtype))
+        else:
+            y = blend_norm(m, t, gate, norm.weight, norm.bias, norm.eps)
         return y, LayerState(conv, delta, window)
 
 

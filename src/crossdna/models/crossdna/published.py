@@ -135,6 +135,7 @@ def translate_config(published: Mapping[str, Any]) -> dict[str, Any]:
         "block_size": _at(published, ("block_size",)) if blocks else None,
         "strand_alignment": "sequence",
         "block_context": "independent",
+        "residual": False,
         "use_bridge": published.get("use_bridge", True),
         "mask_channel": False,
         "gate_temperature": float(published.get("gate_temp", 1.0)),
