@@ -1,90 +1,133 @@
-"""The families of language models that can be trained here, by model_type.
+"""The one table of model families: what a config.json's model_type decides.
 
-Ours have networks in this package, the others in transformers. Which network belongs to
-a configuration is transformers' business (the Auto classes); this table says how a
-family reads.
+Families of this package read one id per base. Families of transformers read tokens and
+are wrapped (`crossdna.models.tokenized`). Anything else is an error, unless it brings
+code of its own and the user lets it run.
 """
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
-
-from crossdna.errors import CrossDNAError
-from crossdna.tokenizers.character import CaduceusTokenizer, HyenaDNATokenizer
-from crossdna.tokenizers.nucleotide import CrossDNATokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-
-Reading = Literal["masked", "causal"]
+Objective = Literal["masked", "causal"]
 
 
-class Family(NamedTuple):
-    """How a family reads a sequence.
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What has to be known of a family of transformers.
 
     Attributes
     ----------
-    model_type
-        As in config.json.
-    reading
-        masked: hidden bases from both sides; causal: the next base from the left.
-    tokenizer
-        Of families whose ids are fixed, one per base; None: any tokenizer will do.
+    objective : str
+        Predicts hidden tokens, or the next one.
+    positions : str
+        "table": as many tokens as the table of positions has rows; "after padding": as
+        many less the rows up to that of the pad token; "free": no limit of its own.
+    limit : str
+        The configuration's name of the rows in that table.
+    pooler : bool
+        Whether the bare network has a pooling layer, which is left out: it is used by
+        nothing here and often missing in checkpoints.
+    heads : tuple of str
+        Where keys outside the bare network begin.
+    unused : tuple of str
+        Regular expressions of keys that no computation here reads: they may be missing
+        (zero then) or left over.
+    settings : dict
+        What is put into the configuration.
+    dropouts : tuple of str
+        The configuration's names of dropout rates.
+    no_lora : tuple of str
+        Linear layers whose weights are read past their forward method.
     """
 
-    model_type: str
-    reading: Reading
-    tokenizer: type | None = None
+    objective: Objective
+    positions: Literal["table", "after padding", "free"] = "free"
+    limit: str = "max_position_embeddings"
+    pooler: bool = False
+    heads: tuple[str, ...] = ("lm_head.", "score.", "classifier.")
+    unused: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    dropouts: tuple[str, ...] = ("attention_dropout",)
+    no_lora: tuple[str, ...] = ()
 
-    @property
-    def config_class(self) -> type[PreTrainedConfig]:
-        """Its configuration."""
-        return CONFIG_MAPPING[self.model_type]
-
-
-_TABLE: Final = (
-    Family("crossdna", "masked", CrossDNATokenizer),
-    Family("caduceus", "masked", CaduceusTokenizer),
-    Family("hyenadna", "causal", HyenaDNATokenizer),
-    Family("bert", "masked"),
-    Family("roberta", "masked"),
-    Family("esm", "masked"),
-    Family("modernbert", "masked"),
-    Family("big_bird", "masked"),
-    Family("gpt2", "causal"),
-    Family("gpt_neox", "causal"),
-    Family("llama", "causal"),
-    Family("mistral", "causal"),
-    Family("gemma", "causal"),
-    Family("mamba", "causal"),
-    Family("mamba2", "causal"),
-)
-FAMILIES: Final = {one.model_type: one for one in _TABLE}
+    def longest(self, config: Any) -> int | None:
+        """The most tokens that a network reads; None: no limit of its own."""
+        if self.positions == "free":
+            return None
+        if getattr(config, "position_embedding_type", "absolute") == "rotary":
+            return None
+        rows = int(getattr(config, self.limit))
+        if self.positions == "after padding":
+            rows -= int(config.pad_token_id) + 1
+        return rows
 
 
-def family(model_type: Any) -> Family:
-    """Look a family up.
+_POSITIONS: Final = r"(^|\.)position_ids$"
+_POOLER: Final = r"(^|\.)pooler\."
+_BERT_HEADS: Final = ("cls.", "lm_head.", "classifier.", "score.")
+_BERT_DROPOUTS: Final = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
-    Raises
-    ------
-    CrossDNAError
-        None of that name; the nearest one is suggested.
-    """
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    near = difflib.get_close_matches(str(model_type), FAMILIES, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise CrossDNAError(
-        f"model.type is {model_type!r}; {hint}models that can be trained: "
-        f"{', '.join(FAMILIES)}"
-    )
+NATIVE: Final[dict[str, Objective]] = {
+    "caduceus": "masked",
+    "crossdna": "masked",
+    "hyenadna": "causal",
+}
+"""Families whose network is written in this package."""
 
-
-def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build a family's language model with random weights from torch's generator."""
-    reading = family(config.model_type).reading
-    auto: Any = AutoModelForMaskedLM if reading == "masked" else AutoModelForCausalLM
-    return auto.from_config(config)
+FAMILIES: Final = {
+    "bert": Family(
+        objective="masked",
+        positions="table",
+        pooler=True,
+        heads=_BERT_HEADS,
+        unused=(_POSITIONS, _POOLER, r"^cls\.seq_relationship\."),
+        dropouts=_BERT_DROPOUTS,
+    ),
+    "big_bird": Family(
+        objective="masked",
+        positions="table",
+        pooler=True,
+        heads=_BERT_HEADS,
+        unused=(_POSITIONS, _POOLER, r"^cls\.seq_relationship\."),
+        # Sparse attention draws random blocks, and turns itself off for good at the
+        # first short sequence: results would depend on the order of questions.
+        settings={"attention_type": "original_full"},
+        dropouts=_BERT_DROPOUTS,
+    ),
+    "esm": Family(
+        objective="masked",
+        positions="after padding",
+        pooler=True,
+        unused=(_POSITIONS, _POOLER, r"(^|\.)contact_head\.", r"\.inv_freq$"),
+        dropouts=_BERT_DROPOUTS,
+    ),
+    "gemma": Family(objective="causal"),
+    "gemma2": Family(objective="causal"),
+    "gpt2": Family(
+        objective="causal",
+        positions="table",
+        unused=(r"\.attn\.bias$", r"\.attn\.masked_bias$"),
+        dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    ),
+    "llama": Family(objective="causal", unused=(r"\.inv_freq$",)),
+    "mamba": Family(
+        objective="causal", dropouts=(), no_lora=("conv1d", "dt_proj", "out_proj")
+    ),
+    "mamba2": Family(objective="causal", dropouts=(), no_lora=("conv1d", "out_proj")),
+    "mistral": Family(objective="causal", unused=(r"\.inv_freq$",)),
+    "modernbert": Family(
+        objective="masked",
+        heads=("head.", "decoder.", "classifier."),
+        dropouts=("embedding_dropout", "mlp_dropout", "attention_dropout"),
+    ),
+    "roberta": Family(
+        objective="masked",
+        positions="after padding",
+        pooler=True,
+        unused=(_POSITIONS, _POOLER),
+        dropouts=_BERT_DROPOUTS,
+    ),
+}
+"""Families of transformers that are wrapped, by model_type."""

@@ -12,7 +12,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from crossdna.models import caduceus, hyenadna
+from crossdna.models import caduceus, hyenadna, tokenized
 from crossdna.models.crossdna import (
     CrossDNAConfig,
     CrossDNAForMaskedLM,
@@ -34,4 +34,5 @@ AutoTokenizer.register(CrossDNAConfig, CrossDNATokenizer)
 
 hyenadna.register()
 caduceus.register()
+tokenized.register()
 kmer.register()

@@ -21,6 +21,8 @@ IDS_BY_FAMILY: Final = {
     "crossdna": tuple(range(alphabet.VOCAB_SIZE)),
     "hyenadna": _CHARACTER_LAYOUT,
     "caduceus": _CHARACTER_LAYOUT,
+    # Wrapped networks translate bases to their tokens themselves.
+    "tokenized_dna": tuple(range(alphabet.VOCAB_SIZE)),
 }
 _BUFFER: Final = "ids_of_alphabet"
 
