@@ -98,6 +98,8 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
     # Weights before the trainer, dropout after it, from seeds of their own.
     set_seed(recipe.train.seed)
     model = new_language_model(model_config(recipe.model, encoding.tokenizer))
+    if recipe.train.initial is not None:
+        start_from(model, recipe.train.initial)
     require_reads(model, encoding.train([windows[0]]))
     arguments = _arguments(recipe.train, output / "checkpoints", held_out is not None)
     if arguments.should_save:
@@ -127,6 +129,32 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
         _write_result(trainer, recipe, genomes, output)
     trainer.accelerator.wait_for_everyone()
     return output
+
+
+def start_from(model: PreTrainedModel, path: Path) -> None:
+    """Give a new model the weights of a checkpoint, all of them.
+
+    Raises
+    ------
+    CrossDNAError
+        No checkpoint there, or one of another shape or kind of network.
+    """
+    if not (path / "config.json").is_file():
+        raise CrossDNAError(f"train.initial: {path} is no checkpoint directory")
+    own = model.state_dict()
+    try:
+        other = type(model).from_pretrained(str(path)).state_dict()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CrossDNAError(f"train.initial: {path}: {reason}") from error
+    for name in sorted(own.keys() | other.keys()):
+        shapes = [tuple(w[name].shape) if name in w else None for w in (other, own)]
+        if shapes[0] != shapes[1]:
+            raise CrossDNAError(
+                f"train.initial: {path} has {name} of shape {shapes[0]}, "
+                f"[model] of {shapes[1]}"
+            )
+    model.load_state_dict(other)
 
 
 def _objective(settings: ObjectiveSettings, model: Any) -> PretrainingObjective:

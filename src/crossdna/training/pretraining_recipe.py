@@ -37,6 +37,8 @@ class TrainSettings:
     """The ``[train]`` section: optimisation, and when to look and save."""
 
     seed: int = 0
+    initial: Path | None = None
+    """Checkpoint directory whose weights the run starts from; None: random ones."""
     steps: int
     """Optimiser steps."""
     max_minutes: float | None = None
