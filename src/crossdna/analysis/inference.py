@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+from crossdna.models.opening import Opened, Task
 from crossdna.models.strands import (
     asking,
     over_strands,
@@ -25,29 +18,28 @@ from crossdna.models.strands import (
     sequence_logits,
     token_logits,
 )
-from crossdna.models.vocabulary import speak_alphabet
+from crossdna.models.tokenized import TokenizedPreTrainedModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
 __all__ = [
+    "Task",
     "asking",
     "base_log_probabilities",
+    "checkpoint_task",
     "embeddings",
+    "gives_base_probabilities",
+    "hiding_unit",
+    "is_causal",
     "load_model",
     "pick_device",
     "reverse_complement",
     "sequence_logits",
     "token_logits",
 ]
-
-Task = Literal["masked-lm", "classification", "per-base", "embedding"]
-_CLASSES: dict[str, Any] = {
-    "masked-lm": AutoModelForMaskedLM,
-    "classification": AutoModelForSequenceClassification,
-    "per-base": AutoModelForTokenClassification,
-    "embedding": AutoModel,
-}
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -70,36 +62,58 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def load_model(
-    name: str | Path, task: Task = "masked-lm", device: str | torch.device = "auto"
+    name: str | Path,
+    task: Task = "masked-lm",
+    device: str | torch.device = "auto",
+    *,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a checkpoint directory (or hub id) for a task, ready to be asked.
 
     Models of other families take and give the ids of `crossdna.alphabet` too.
 
+    Parameters
+    ----------
+    trust_remote_code
+        Run code that comes with the checkpoint.
+
     Raises
     ------
     CrossDNAError
-        No such directory, no checkpoint in it, a family that cannot do the task or does
-        not read one id per base, or weights that do not fit.
+        No such directory, no checkpoint in it, a family that is not known or cannot do
+        the task, or weights or a tokenizer that do not fit.
     """
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        raise CrossDNAError(f"{name}: no config.json, so no checkpoint of a model")
-    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):
-        raise CrossDNAError(f"{name}: no such directory")
     chosen = pick_device(device)
-    try:
-        config = AutoConfig.from_pretrained(str(name))
-        if type(config) not in _CLASSES[task]._model_mapping:
-            raise CrossDNAError(
-                f"{name}: a model of type {config.model_type!r} cannot do {task!r}"
-            )
-        model = _CLASSES[task].from_pretrained(str(name), config=config)
-    except CrossDNAError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CrossDNAError(f"{name}: {str(error).splitlines()[0]}") from error
-    return speak_alphabet(model).to(chosen).eval()
+    model = Opened(name, trust_remote_code=trust_remote_code).model(task)
+    return model.to(chosen).eval()
+
+
+def checkpoint_task(name: str | Path, *, trust_remote_code: bool = False) -> Task:
+    """What a checkpoint was saved for.
+
+    Raises
+    ------
+    CrossDNAError
+        No checkpoint, or of a family that is not known.
+    """
+    return Opened(name, trust_remote_code=trust_remote_code).task
+
+
+def is_causal(model: Any) -> bool:
+    """Whether a model predicts a base from those before it, not from all others."""
+    return type(model).__name__.endswith("ForCausalLM")
+
+
+def gives_base_probabilities(model: Any) -> bool:
+    """Whether a single base has a probability: not in models that read byte pairs."""
+    return getattr(model, "gives_base_probabilities", True)
+
+
+def hiding_unit(model: Any) -> int:
+    """How many bases a model's tokens hide together with one base."""
+    if isinstance(model, TokenizedPreTrainedModel):
+        return model.reader.unit
+    return 1
 
 
 def base_log_probabilities(
@@ -111,6 +125,10 @@ def base_log_probabilities(
 ) -> Tensor:
     """Log-probability of each base at each position.
 
+    Of a masked model given all other bases that are not hidden; of a causal model given
+    the bases before it (averaged over the strands: before it or behind it), 1/4 each
+    for the first.
+
     Parameters
     ----------
     input_ids, attention_mask : (batch, length)
@@ -121,12 +139,20 @@ def base_log_probabilities(
     Returns
     -------
     (batch, length, 4) float32
-        Natural logarithms over A C G T, which add up to one.
+        Natural logarithms; the probabilities of A C G T add up to one.
+
+    Raises
+    ------
+    CrossDNAError
+        A model that reads byte pairs: its bases have no probability of their own.
     """
 
     def log_probabilities(ids: Tensor, mask: Tensor | None) -> Tensor:
         logits = model(input_ids=ids, attention_mask=mask).logits
-        return logits[..., : alphabet.NUM_BASES].float().log_softmax(dim=-1)
+        logits = logits[..., : alphabet.NUM_BASES].float()
+        if is_causal(model) and not isinstance(model, TokenizedPreTrainedModel):
+            logits = _at_own_place(logits, mask)
+        return logits.log_softmax(dim=-1)
 
     with asking(model):
         ahead = log_probabilities(input_ids, attention_mask)
@@ -134,6 +160,15 @@ def base_log_probabilities(
             return ahead
         other = log_probabilities(*reverse_complement(input_ids, attention_mask))
         return torch.logaddexp(ahead, other.flip(1, 2)) - math.log(2)
+
+
+def _at_own_place(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Move what is said of the next base to that base; nothing is said of the first."""
+    moved = torch.cat([torch.zeros_like(logits[:, :1]), logits[:, :-1]], dim=1)
+    if mask is None:
+        return moved
+    before = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1) != 0
+    return moved * before[..., None]
 
 
 def embeddings(

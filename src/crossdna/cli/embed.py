@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk-size", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,7 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
     from crossdna.errors import CrossDNAError
-    from crossdna.models.vocabulary import speak_alphabet
 
     output = embed.check_output(arguments.output)
     devices = worker_devices(arguments.device, arguments.workers)
@@ -75,10 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
         pool="none" if arguments.per_base else arguments.pool,
         strand_average=not arguments.forward_only,
         bases_per_batch=arguments.batch_bases,
+        trust_remote_code=arguments.trust_remote_code,
     )
-    model = load_model(arguments.model, "embedding", devices[0])
+    model = load_model(
+        arguments.model,
+        "embedding",
+        devices[0],
+        trust_remote_code=arguments.trust_remote_code,
+    )
     # A layer that does not exist is found out before anything is written.
-    embed.embed_sequences(speak_alphabet(model), table.ids[:1], job)
+    embed.embed_sequences(model, table.ids[:1], job)
     facts = provenance(model, arguments.model, strand_average=job.strand_average)
     size = max(1, arguments.chunk_size)
     identity = {

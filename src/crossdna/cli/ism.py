@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
     from typing import Any
@@ -60,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all changes; write ism.parquet, and for each region a PNG and a page."""
-    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.inference import checkpoint_task, load_model
     from crossdna.analysis.mutagenesis.ism import mutagenesis, mutagenesis_scores
     from crossdna.analysis.provenance import provenance
-    from crossdna.analysis.variants.file import checkpoint_task
     from crossdna.analysis.variants.score import ScoreSettings
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
@@ -75,8 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     genome = Genome.open(arguments.genome)
     regions = _regions(arguments, genome)
-    task = checkpoint_task(arguments.model)
-    model = load_model(arguments.model, task, arguments.device)
+    trust = arguments.trust_remote_code
+    task = checkpoint_task(arguments.model, trust_remote_code=trust)
+    model = load_model(arguments.model, task, arguments.device, trust_remote_code=trust)
     settings = ScoreSettings(
         scores=mutagenesis_scores(model, deletions=arguments.deletions),
         window=arguments.window,

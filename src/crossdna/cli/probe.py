@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdna.cli.evaluate import add_split_arguments, read_split, show
+from crossdna.cli.model_options import add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,7 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     split = read_split(arguments, genome)
     annotation = Annotation.read(arguments.annotation, genome)
     train, held_out = draw_split_windows(annotation, split, settings)
-    model = load_model(arguments.model, "embedding", arguments.device)
+    model = load_model(
+        arguments.model,
+        "embedding",
+        arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+    )
     output = claim_output_directory(arguments.output, resume=False)
     total = 2 * (len(train.labels) + len(held_out.labels))
     with progress("embedding", total, "windows") as advance:

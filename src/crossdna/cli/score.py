@@ -6,6 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores",
         nargs="+",
         metavar="NAME",
-        help="llr, pll, entropy, distance, head; default: what suits the model",
+        help="llr, pll, ll, entropy, distance, head; default: what suits the model",
     )
     parser.add_argument(
         "--window",
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mask-spacing",
         type=int,
         default=8,
-        help="pll masks one base in so many at once (%(default)s)",
+        help="pll masks one base (or token) in so many at once (%(default)s)",
     )
     parser.add_argument(
         "--forward-only",
@@ -101,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -138,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "strand_average": not arguments.forward_only,
                 "batch_size": arguments.batch_size,
             },
+            trust_remote_code=arguments.trust_remote_code,
         )
         if nulls is not None:
             calibrate.require_ratios(scoring)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
     from typing import Any
@@ -94,12 +96,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
     from crossdna.analysis.chunks import ChunkStore
-    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.inference import checkpoint_task, load_model
     from crossdna.analysis.tracks.browser import require_browsable
     from crossdna.analysis.tracks.track import (
         TrackSettings,
@@ -107,7 +110,6 @@ def run(arguments: argparse.Namespace) -> int:
         total_steps,
         track_descriptions,
     )
-    from crossdna.analysis.variants.file import checkpoint_task
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
 
@@ -123,8 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.browser:
         require_browsable(regions, arguments.annotation)
-    task = checkpoint_task(arguments.model)
-    model = load_model(arguments.model, task, arguments.device)
+    trust = arguments.trust_remote_code
+    task = checkpoint_task(arguments.model, trust_remote_code=trust)
+    model = load_model(arguments.model, task, arguments.device, trust_remote_code=trust)
     descriptions = track_descriptions(model)
     finders = _finders(arguments, descriptions)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ from crossdna.analysis.inference import embeddings, load_model
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_path
 from crossdna.models.batched import length_batches, pad_batch
-from crossdna.models.vocabulary import speak_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,10 +45,16 @@ class EmbedJob:
     """Over the bases of a sequence; none: a vector per base."""
     strand_average: bool = True
     bases_per_batch: int = 1 << 15
+    trust_remote_code: bool = False
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load the model for this process."""
-        model = speak_alphabet(load_model(self.model, "embedding", device))
+        model = load_model(
+            self.model,
+            "embedding",
+            device,
+            trust_remote_code=self.trust_remote_code,
+        )
 
         def work(sequences: Sequence[NDArray[np.uint8]]) -> Arrays:
             return {"vectors": embed_sequences(model, sequences, self)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from crossdna import alphabet
+from crossdna.analysis.inference import gives_base_probabilities, is_causal
 from crossdna.analysis.variants.score import has_head, score_alleles, score_names
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
@@ -53,9 +54,17 @@ class Mutagenesis(NamedTuple):
 
 
 def mutagenesis_scores(model: Any, *, deletions: bool) -> tuple[str, ...]:
-    """Which scores a model gives: ``head``, or ``llr`` (and ``pll`` for deletions)."""
+    """Which scores a model gives for substitutions and deletions.
+
+    ``head``; of a causal model ``ll``; of a masked one ``llr`` (and ``pll`` for
+    deletions), or ``pll`` where single bases have no probability.
+    """
     if has_head(model):
         return ("head",)
+    if is_causal(model):
+        return ("ll",)
+    if not gives_base_probabilities(model):
+        return ("pll",)
     return ("llr", "pll") if deletions else ("llr",)
 
 

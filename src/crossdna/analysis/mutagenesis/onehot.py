@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crossdna import alphabet
 from crossdna.analysis.inference import sequence_logits
-from crossdna.analysis.variants.readings import pseudo_log_likelihoods
+from crossdna.analysis.variants.readings import window_likelihoods
 from crossdna.analysis.variants.score import ScoreSettings, has_head
 from crossdna.data.variants import Window
 from crossdna.errors import CrossDNAError
@@ -28,8 +28,8 @@ class OneHotModel(nn.Module):
     """A model that takes one-hot sequences (batch, 4, length) in the order A C G T.
 
     A column of zeros is N. Models with a sequence head give their logits
-    (batch, labels); masked models the pseudo-log-likelihood (batch, 1), see
-    `crossdna.analysis.variants.readings.pseudo_log_likelihoods`.
+    (batch, labels); masked models the pseudo-log-likelihood (batch, 1), causal ones the
+    log-likelihood, see `crossdna.analysis.variants.readings.window_likelihoods`.
 
     Where the input asks for gradients, a CrossDNA with a sequence head is read so that
     they reach it, the input then counting as numbers and not as letters.
@@ -81,7 +81,7 @@ class OneHotModel(nn.Module):
         )
         rows = ids.cpu().numpy().astype(np.uint8)
         windows = [Window(row, np.arange(len(row))) for row in rows]
-        sums = pseudo_log_likelihoods(self.model, windows, settings)
+        sums = window_likelihoods(self.model, windows, settings)
         return torch.from_numpy(sums).to(x.device, torch.float32)[:, None]
 
     def _differentiable(self, x: Tensor) -> Tensor:

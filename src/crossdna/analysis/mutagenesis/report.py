@@ -92,7 +92,7 @@ def _limit(values: NDArray[np.float64]) -> float:
 
 def _label(result: Mutagenesis, column: int) -> str:
     name = result.columns[column]
-    if name == "llr":
+    if name in ("llr", "pll", "ll"):
         return "log-likelihood ratio"
     return f"change of the {name.replace('_', ' ')} logit"
 

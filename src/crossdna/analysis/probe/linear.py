@@ -172,11 +172,14 @@ def random_copy(model: Any, *, seed: int) -> Any:
     """Build a model of the same configuration with random weights."""
     import torch
 
+    from crossdna.models.tokenized import TokenizedPreTrainedModel
     from crossdna.models.vocabulary import speak_alphabet
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         copy = type(model)(model.config)
+    if isinstance(model, TokenizedPreTrainedModel):
+        copy.read_with(model.reader.tokenizer)
     return speak_alphabet(copy).to(model.device).eval()
 
 

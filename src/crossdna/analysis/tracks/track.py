@@ -20,6 +20,9 @@ from crossdna import alphabet
 from crossdna.analysis.inference import (
     asking,
     base_log_probabilities,
+    gives_base_probabilities,
+    hiding_unit,
+    is_causal,
     sequence_logits,
 )
 from crossdna.analysis.tracks.stream import Streamer, can_stream, masked_sequence
@@ -89,8 +92,20 @@ class Values(NamedTuple):
 
 
 def track_descriptions(model: Any) -> dict[str, str]:
-    """Names of the tracks a model gives, and what they are."""
+    """Names of the tracks a model gives, and what they are.
+
+    Raises
+    ------
+    CrossDNAError
+        A model whose bases have no probability of their own.
+    """
     if not has_head(model):
+        if not gives_base_probabilities(model):
+            raise CrossDNAError(
+                "this model reads byte pairs, so a base has no probability that could "
+                "be drawn; crossdna score --scores pll (or ll) compares windows, and a "
+                "fine-tuned head has tracks"
+            )
         return dict(BASE_TRACKS)
     return {
         f"head_{label}" if label else "head": "logit of the head"
@@ -218,7 +233,11 @@ def _row_count(model: Any, region: Region, settings: TrackSettings) -> int:
 def _probability_windows(
     model: Any, fetch: Any, length: int, settings: TrackSettings, number: int
 ) -> tuple[int, int, NDArray[np.float32]]:
-    """Predict the bases of one stretch from windows with a quarter around as flanks."""
+    """Predict the bases of one stretch from windows with a quarter around as flanks.
+
+    Bases that share their tokens with k others are hidden k times as far apart. For a
+    causal model nothing is hidden: it does not see the base that it predicts.
+    """
     window = min(settings.window, length)
     step = max(1, settings.window // 2)
     begin = number * step
@@ -226,7 +245,7 @@ def _probability_windows(
     start = min(max(0, begin - (settings.window - step) // 2), length - window)
     ids = fetch(start, start + window).astype(np.int64)
     loci = np.arange(start, start + window)
-    spacing = settings.mask_spacing
+    spacing = 0 if is_causal(model) else settings.mask_spacing * hiding_unit(model)
     passes = np.arange(max(1, spacing))
     bases = ids < alphabet.NUM_BASES
     hidden = bases & (loci % max(1, spacing) == passes[:, None])

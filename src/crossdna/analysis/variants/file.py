@@ -7,14 +7,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from transformers import AutoConfig
 
 import crossdna
 from crossdna.analysis.chunks import ChunkStore, run_chunks
-from crossdna.analysis.inference import load_model
+from crossdna.analysis.inference import checkpoint_task, load_model
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
-from crossdna.analysis.variants.score import ScoreSettings, score_alleles, score_names
+from crossdna.analysis.variants.score import (
+    ScoreSettings,
+    default_scores,
+    score_alleles,
+    score_names,
+)
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
@@ -33,16 +37,6 @@ if TYPE_CHECKING:
     from crossdna.data.vcf import Record, VariantFile
 
 SKIP: Final = "SKIP"
-_TASKS: Final[dict[str, Task]] = {
-    "ForMaskedLM": "masked-lm",
-    "ForSequenceClassification": "classification",
-    "Model": "embedding",
-}
-_DEFAULTS: Final = {
-    "masked-lm": ("llr", "pll", "entropy"),
-    "classification": ("head",),
-    "embedding": ("distance",),
-}
 
 
 @dataclass(frozen=True)
@@ -53,10 +47,16 @@ class ScoreJob:
     task: Task
     genome: tuple[Path, ...]
     settings: ScoreSettings
+    trust_remote_code: bool = False
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load; see `crossdna.analysis.chunks.Job`."""
-        model = load_model(self.model, self.task, device)
+        model = load_model(
+            self.model,
+            self.task,
+            device,
+            trust_remote_code=self.trust_remote_code,
+        )
         genome = Genome.open(self.genome)
 
         def work(payload: Sequence[AlleleText]) -> Arrays:
@@ -144,6 +144,7 @@ def prepare(
     scores: Sequence[str] | None = None,
     chunk_size: int = 256,
     options: Mapping[str, Any],
+    trust_remote_code: bool = False,
 ) -> ScoringRun:
     """Scan the variants and find out what the model can say about them.
 
@@ -157,6 +158,8 @@ def prepare(
         Records that are saved together.
     options
         Further fields of `ScoreSettings`.
+    trust_remote_code
+        Run code that comes with the checkpoint.
 
     Raises
     ------
@@ -165,40 +168,24 @@ def prepare(
     """
     if chunk_size < 1:
         raise CrossDNAError(f"chunk_size must be at least 1, got {chunk_size}")
-    task = checkpoint_task(model)
-    settings = ScoreSettings(scores=tuple(scores or _DEFAULTS[task]), **options)
-    network = load_model(model, task, "cpu")
+    task = checkpoint_task(model, trust_remote_code=trust_remote_code)
+    if task == "per-base":
+        raise CrossDNAError(
+            f"{model}: predicts per base, so it has no scores; use a language model or "
+            "one that predicts per sequence"
+        )
+    network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
+    settings = ScoreSettings(scores=tuple(scores or default_scores(network)), **options)
     columns = score_names(network, settings.scores)
     return ScoringRun(
         file=file,
         scan=scan_variants(file, genome),
-        job=ScoreJob(model, task, genome.paths, settings),
+        job=ScoreJob(model, task, genome.paths, settings, trust_remote_code),
         columns=columns,
         fingerprint=str(fingerprint(network, model)),
         genome_fingerprint=genome.fingerprint,
         genome_contigs=dict(genome.contigs),
         chunk_size=chunk_size,
-    )
-
-
-def checkpoint_task(model: str) -> Task:
-    """What a checkpoint was saved for.
-
-    Raises
-    ------
-    CrossDNAError
-        No checkpoint, or one that predicts per base.
-    """
-    try:
-        names = AutoConfig.from_pretrained(model).architectures or ["ForMaskedLM"]
-    except (OSError, ValueError) as error:
-        raise CrossDNAError(f"{model}: {str(error).splitlines()[0]}") from None
-    for ending, task in _TASKS.items():
-        if names[0].endswith(ending):
-            return task
-    raise CrossDNAError(
-        f"{model}: a {names[0]} has no scores; use a masked model or one that predicts "
-        "per sequence"
     )
 
 

@@ -9,10 +9,16 @@ import torch
 
 from crossdna import alphabet
 from crossdna.analysis.inference import (
+    asking,
     base_log_probabilities,
     embeddings,
+    gives_base_probabilities,
+    hiding_unit,
+    is_causal,
+    reverse_complement,
     sequence_logits,
 )
+from crossdna.analysis.likelihood import log_likelihoods
 from crossdna.analysis.variants.reuse import (
     can_reuse,
     logits_of_one_window,
@@ -95,12 +101,62 @@ def entropy_bits(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 def likelihood_differences(
     model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
 ) -> NDArray[np.float64]:
-    """Pseudo-log-likelihood (pairs, 1) of alternate minus reference windows."""
+    """(Pseudo-)log-likelihood (pairs, 1) of alternate minus reference windows."""
 
     def likelihoods(windows: Sequence[Window]) -> NDArray[np.float64]:
-        return pseudo_log_likelihoods(model, windows, settings)[:, None]
+        return window_likelihoods(model, windows, settings)[:, None]
 
     return _differences(likelihoods, pairs)
+
+
+def window_likelihoods(
+    model: Any, windows: Sequence[Window], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    """Log-likelihood of windows, (windows,): of a masked model the pseudo-one.
+
+    Of models that read tokens the sum over tokens, so that both strands' are averaged
+    as logarithms: their tokens differ.
+    """
+    if is_causal(model):
+        return _causal_log_likelihoods(model, windows, settings)
+    alone = gives_base_probabilities(model) and hiding_unit(model) == 1
+    if not alone and not model.reader.overlapping:
+        return _token_pseudo_log_likelihoods(model, windows, settings)
+    return pseudo_log_likelihoods(model, windows, settings)
+
+
+def _causal_log_likelihoods(
+    model: Any, windows: Sequence[Window], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    def read(ids: Tensor, rows: list[int]) -> Tensor:
+        return log_likelihoods(model, ids, strand_average=settings.strand_average)[
+            :, None
+        ]
+
+    ids = [window.ids for window in windows]
+    return _in_batches(read, ids, model, settings.batch_size, 1)[:, 0]
+
+
+def _token_pseudo_log_likelihoods(
+    model: Any, windows: Sequence[Window], settings: ScoreSettings
+) -> NDArray[np.float64]:
+    spacing = settings.mask_spacing
+
+    def read(ids: Tensor, rows: list[int]) -> Tensor:
+        loci = torch.from_numpy(np.stack([windows[row].loci for row in rows]))
+        loci = loci.to(ids.device)
+        with asking(model):
+            sums = model.pseudo_log_likelihoods(ids, loci, spacing=spacing)
+            if settings.strand_average:
+                other, _ = reverse_complement(ids)
+                back = model.pseudo_log_likelihoods(
+                    other, loci.flip(1), spacing=spacing
+                )
+                sums = (sums + back) / 2
+        return sums[:, None]
+
+    ids = [window.ids for window in windows]
+    return _in_batches(read, ids, model, settings.batch_size, 1)[:, 0]
 
 
 def pseudo_log_likelihoods(
@@ -110,9 +166,10 @@ def pseudo_log_likelihoods(
 
     Bases whose positions in the genome leave the same rest on division by
     `mask_spacing` are masked together. So a base has the same companions in a window
-    with and without an insertion or deletion. N is neither masked nor counted.
+    with and without an insertion or deletion. N is neither masked nor counted. Of
+    overlapping k-mers a masked base hides k, so the bases stand k times as far apart.
     """
-    spacing = settings.mask_spacing
+    spacing = settings.mask_spacing * hiding_unit(model)
     truths, hidden = [], []
     for window in windows:
         for rest in range(spacing):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from crossdna import alphabet
+from crossdna.analysis.inference import Task, gives_base_probabilities, is_causal
 from crossdna.analysis.variants.readings import (
     embedding_differences,
     entropy_bits,
@@ -54,6 +55,12 @@ SCORES: Final = {
         "alternate minus reference window of equal length, natural logarithm; "
         "negative = less expected than the reference",
     ),
+    "ll": ScoreKind(
+        "causal-lm",
+        "Log-likelihood ratio of a causal model: log p(alternate window) - "
+        "log p(reference window of equal length), each base (or token) given those "
+        "before it, natural logarithm; negative = less expected than the reference",
+    ),
     "entropy": ScoreKind(
         "masked-lm",
         "Entropy of the model's prediction at the masked first base of the variant, "
@@ -72,6 +79,19 @@ SCORES: Final = {
 }
 
 
+_TOKEN_PLL: Final = (
+    "Pseudo-log-likelihood ratio of any variant: sum over the window's tokens of "
+    "log p(token | all but the masked tokens), alternate minus reference window of "
+    "equal length, natural logarithm; negative = less expected than the reference"
+)
+_DEFAULTS: Final[dict[Task, tuple[str, ...]]] = {
+    "masked-lm": ("llr", "pll", "entropy"),
+    "causal-lm": ("ll",),
+    "classification": ("head",),
+    "embedding": ("distance",),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreSettings:
     """What is computed, and how."""
@@ -81,7 +101,8 @@ class ScoreSettings:
     window: int = 512
     """Bases the model sees around a variant."""
     mask_spacing: int = 8
-    """``pll`` masks every so-manieth base at once, so it takes as many passes."""
+    """``pll`` masks every so-manieth base (or token) at once, so it takes as many
+    passes."""
     strand_average: bool = True
     """Average the predictions from both strands."""
     batch_size: int = 32
@@ -112,23 +133,47 @@ def score_names(model: Any, scores: Sequence[str]) -> dict[str, str]:
     CrossDNAError
         A score that this model cannot give.
     """
-    task = "classification" if has_head(model) else "masked-lm"
+    task = model_task(model)
     columns = {}
     for name in scores:
         kind = SCORES[name]
         if kind.task and kind.task != task:
             raise CrossDNAError(
                 f"score {name!r} needs a model for {kind.task}, but this is a "
-                f"{type(model).__name__}"
+                f"{type(model).__name__}; it gives {', '.join(default_scores(model))}"
+            )
+        if name in ("llr", "entropy") and not gives_base_probabilities(model):
+            raise CrossDNAError(
+                f"score {name!r} needs the probability of a single base, which a model "
+                "that reads byte pairs does not give; pll compares whole windows"
             )
         if name == "head":
             for label in head_labels(model):
                 what = f" (label {label})" if label else ""
                 column = f"head_{label}" if label else "head"
                 columns[column] = kind.description + what
+        elif name == "pll" and not gives_base_probabilities(model):
+            columns[name] = _TOKEN_PLL
         else:
             columns[name] = kind.description
     return columns
+
+
+def default_scores(model: Any) -> tuple[str, ...]:
+    """Give the scores that suit a model."""
+    task = model_task(model)
+    if task != "masked-lm":
+        return _DEFAULTS[task]
+    return _DEFAULTS[task] if gives_base_probabilities(model) else ("pll",)
+
+
+def model_task(model: Any) -> Task:
+    """What a model was loaded for; "embedding" where it has no head."""
+    if has_head(model):
+        return "classification"
+    if is_causal(model):
+        return "causal-lm"
+    return "masked-lm" if type(model).__name__.endswith("ForMaskedLM") else "embedding"
 
 
 def has_head(model: Any) -> bool:
@@ -170,9 +215,12 @@ def score_alleles(
     if "llr" in scores or "entropy" in scores:
         _fill_masked(scores, model, placed, settings)
     several = [item for item in placed if not item.allele.is_substitution]
+    if not gives_base_probabilities(model):
+        several = placed
     heads = [name for name in columns if name.startswith("head")]
     for names, items, differences in (
         (["pll"], several, likelihood_differences),
+        (["ll"], placed, likelihood_differences),
         (heads, placed, head_differences),
     ):
         if names and set(names) <= scores.keys():

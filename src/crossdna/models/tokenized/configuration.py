@@ -24,7 +24,7 @@ class TokenizedConfig(PreTrainedConfig):
         for language, sequences or tokens.
     objective : str
         "masked" or "causal".
-    head_pooling, head_length, head_dropout
+    head_pooling, head_length, head_dropout, head_motifs, head_width
         Of our heads; see `crossdna.models.heads`.
 
     Raises
@@ -41,6 +41,8 @@ class TokenizedConfig(PreTrainedConfig):
     head_pooling: str = "mean"
     head_length: int | None = None
     head_dropout: float = 0.0
+    head_motifs: int = 0
+    head_width: int = 0
 
     @property
     def network_type(self) -> str:
@@ -67,7 +69,8 @@ class TokenizedConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Channels of the network's hidden states."""
-        return int(self.network_config().hidden_size)
+        plain = (self.network or {}).get("hidden_size")
+        return int(plain or self.network_config().hidden_size)
 
     def network_config(self) -> Any:
         """The network's configuration as its own class."""

@@ -410,7 +410,7 @@ class TokenizedForSequenceClassification(TokenizedPreTrainedModel):
             Classes; targets for a regression or several labels.
         """
         hidden = self.network(input_ids, attention_mask).last_hidden_state
-        logits = self.head(hidden, attention_mask)
+        logits = self.head(hidden, attention_mask, input_ids)
         return SequenceClassifierOutput(
             loss=sequence_loss(self.config, logits, labels), logits=logits
         )
