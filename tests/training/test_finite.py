@@ -5,6 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 
+from crossdna.models.crossdna import CrossDNAForMaskedLM
 from crossdna.training import pretrain as module
 from crossdna.training.finite import FiniteWatch
 from crossdna.training.pretrain import pretrain
@@ -118,9 +119,8 @@ def test_nothing_changes_between_a_bad_step_and_the_look_at_it(
     make_recipe, tmp_path, monkeypatch
 ):
     """Steps 0 to 2 count, step 3 is bad, 4 to 6 change nothing, and 7 would log."""
-    original = module.FAMILIES["crossdna"].model
 
-    class Poisoned(original):
+    class Poisoned(CrossDNAForMaskedLM):
         calls = 0
 
         def forward(self, *args, **kwargs):
@@ -133,9 +133,8 @@ def test_nothing_changes_between_a_bad_step_and_the_look_at_it(
 
     rare = {"log_every": 7, "evaluate_every": 99, "save_every": 99}
     train = rare | {"steps": 20, "lr": 1e-2, "warmup": 0.0, "min_lr_share": 1.0}
-    family = module.FAMILIES["crossdna"]._replace(model=Poisoned)
     with monkeypatch.context() as patch:
-        patch.setitem(module.FAMILIES, "crossdna", family)
+        patch.setattr(module, "new_language_model", Poisoned)
         with pytest.raises(NonFiniteLossError, match="step 3: the loss is nan"):
             pretrain(make_recipe(train=train), tmp_path / "bad")
     pretrain(make_recipe(train=train | {"steps": 3}), tmp_path / "good")

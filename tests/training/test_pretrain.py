@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from crossdna.config import read_recipe, to_table, write_toml
 from crossdna.errors import CrossDNAError
+from crossdna.models.crossdna import CrossDNAForMaskedLM
 from crossdna.training import pretrain as module
 from crossdna.training.checkpoints import complete_checkpoints, partial_path
 from crossdna.training.pretrain import pretrain
@@ -285,9 +286,8 @@ def test_loss_that_is_no_number_stops_with_step_loci_and_state(
     make_recipe, tmp_path, monkeypatch
 ):
     recipe = make_recipe()
-    poisoned = module.FAMILIES["crossdna"].model
 
-    class Poisoned(poisoned):
+    class Poisoned(CrossDNAForMaskedLM):
         calls = 0
 
         def forward(self, *args, **kwargs):
@@ -298,8 +298,7 @@ def test_loss_that_is_no_number_stops_with_step_loci_and_state(
                     output.logits = output.logits * float("nan")
             return output
 
-    family = module.FAMILIES["crossdna"]._replace(model=Poisoned)
-    monkeypatch.setitem(module.FAMILIES, "crossdna", family)
+    monkeypatch.setattr(module, "new_language_model", Poisoned)
     with pytest.raises(NonFiniteLossError, match=r"step 2: the loss is nan.*toy one:"):
         pretrain(recipe, tmp_path / "run")
     place = tmp_path / "run" / "checkpoints" / "non-finite-2-process-0"

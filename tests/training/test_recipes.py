@@ -45,7 +45,7 @@ def test_paper_size_recipe_is_the_papers_model():
         ("model", {"d_modl": 3}, "unknown key 'd_modl'; did you mean 'd_model'"),
         ("model", {"depth": "two"}, "depth: expected int, got 'two'"),
         ("model", {"depth": 0}, "depth must be positive"),
-        ("model", {"type": "bert"}, "'bert'; models that can be trained: crossdna"),
+        ("model", {"type": "brt"}, "'brt'; did you mean 'bert'"),
         ("windows", {"length": -5}, "length must be at least 1, got -5"),
         ("train", {"steps": 0}, "steps must be at least 1"),
         ("train", {"lr": -1.0}, "lr must be above 0"),

@@ -346,6 +346,18 @@ class PretrainingTrainer(Trainer):
         state = {name: value.contiguous() for name, value in state.items()}
         save_file(state, folder / OBJECTIVE_NAME)
 
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        """Read the weights as `from_pretrained` does.
+
+        transformers would match raw keys, warn, and go on with random weights wherever
+        a family is saved under other names than it has in memory (ESM).
+        """
+        network = self.accelerator.unwrap_model(model or self.model)
+        saved = type(network).from_pretrained(resume_from_checkpoint)
+        network.load_state_dict(saved.state_dict())
+
     def load_own_state(self, checkpoint: Path) -> None:
         """Restore from a checkpoint what transformers knows nothing of."""
         clock = json.loads((checkpoint / CLOCK_NAME).read_text())
