@@ -29,7 +29,9 @@ LEAST: Final = 0.5
 _COMMON: Final = 32
 """A seed found more often than this in a stretch is a repeat."""
 _STRETCH: Final = 8_000_000
-_TABLE_BITS: Final = 26
+_TABLE_BITS: Final = 28
+_COPY_BITS: Final = 29
+_AT_ONCE: Final = 20_000
 
 
 class _Seeds(NamedTuple):
@@ -70,7 +72,7 @@ def find_occurrences(
     regions
         Stretches of the genome, merged, without strand.
     """
-    seeds = _seeds(sequences, k)
+    seeds = _seeds(_possible(genome, sequences, k, least), k)
     longest = max(map(len, seeds.texts), default=0)
     found: list[Region] = []
     for contig, size in genome.contigs.items():
@@ -81,6 +83,32 @@ def find_occurrences(
                 if low < high:
                     found.append(Region(contig, low, high))
     return merge(found)
+
+
+def _possible(
+    genome: Genome, sequences: Sequence[NDArray[np.uint8]], k: int, least: float
+) -> list[NDArray[np.uint8]]:
+    """The sequences enough of whose k-mers are anywhere in the genome."""
+    present = np.zeros(1 << _TABLE_BITS, bool)
+    for contig, size in genome.contigs.items():
+        ids = genome.fetch(contig, 0, size)
+        for strand in (ids, alphabet.reverse_complement(ids)):
+            codes, valid = _codes(strand, k)
+            present[_slots(codes[valid])] = True
+    kept: list[NDArray[np.uint8]] = []
+    long = [ids for ids in sequences if len(ids) >= k]
+    for start in range(0, len(long), _AT_ONCE):
+        texts = long[start : start + _AT_ONCE]
+        codes, valid = _codes(np.concatenate(texts), k)
+        ends = np.cumsum([len(ids) for ids in texts])
+        starts = ends - [len(ids) for ids in texts]
+        counts = []
+        for mask in (valid, valid & present[_slots(codes)]):
+            sums = np.concatenate([[0], np.cumsum(mask)])
+            counts.append(sums[ends - k + 1] - sums[starts])
+        enough = (counts[1] >= least * counts[0]) & (counts[0] > 0)
+        kept += [texts[row] for row in np.flatnonzero(enough)]
+    return kept
 
 
 def _seeds(sequences: Sequence[NDArray[np.uint8]], k: int) -> _Seeds:
@@ -100,6 +128,8 @@ def _seeds(sequences: Sequence[NDArray[np.uint8]], k: int) -> _Seeds:
     keep = inside[: len(codes)] & valid
     rows = np.flatnonzero(keep)
     totals = np.bincount(owners[rows], minlength=len(texts))
+    # Sorted, they are searched for several times as fast.
+    rows = rows[np.argsort(codes[rows])]
     return _Seeds(codes[rows], owners[rows], offsets[rows], texts, totals)
 
 
@@ -108,19 +138,24 @@ def _codes(
 ) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Number of the k-mer at each position, and whether all its bases are known."""
     size = max(len(ids) - k + 1, 0)
-    codes, valid = np.zeros(size, np.uint64), np.ones(size, bool)
-    for offset in range(k):
-        bases = ids[offset : offset + size]
-        valid &= bases < alphabet.NUM_BASES
-        codes <<= np.uint64(2)
-        codes |= bases.astype(np.uint64) & np.uint64(3)
-    return codes, valid
+    unknown = np.concatenate([[0], np.cumsum(ids >= alphabet.NUM_BASES)])
+    valid = unknown[k : k + size] == unknown[:size]
+    single = (ids & 3).astype(np.uint64)
+    codes, width = single, 1
+    # Words twice as long are two words; what k needs beyond that is added singly.
+    for bit in bin(k)[3:]:
+        codes = codes[:-width] << np.uint64(2 * width) | codes[width:]
+        width *= 2
+        if bit == "1":
+            codes = codes[:-1] << np.uint64(2) | single[width:]
+            width += 1
+    return codes[:size], valid
 
 
-def _slots(codes: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _slots(codes: NDArray[np.uint64], bits: int = _TABLE_BITS) -> NDArray[np.int64]:
     # A multiplicative hash (Knuth); overflow is what makes it one.
     mixed = codes * np.uint64(0x9E3779B97F4A7C15)
-    return (mixed >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)
+    return (mixed >> np.uint64(64 - bits)).astype(np.int64)
 
 
 def _spans(
@@ -130,15 +165,13 @@ def _spans(
     codes, valid = _codes(ids, k)
     places = np.flatnonzero(valid)
     codes = codes[places]
-    present = np.zeros(1 << _TABLE_BITS, bool)
-    present[_slots(codes)] = True
-    # Most seeds are not in the stretch; the table says so without a search.
-    rows = np.flatnonzero(present[_slots(seeds.codes)])
     order = np.argsort(codes, kind="stable")
     codes, places = codes[order], places[order]
-    left = np.searchsorted(codes, seeds.codes[rows], "left")
-    counts = np.searchsorted(codes, seeds.codes[rows], "right") - left
-    yield from _exact_repeats(ids, seeds, rows[counts > 0], rows[counts > _COMMON])
+    left = np.searchsorted(codes, seeds.codes, "left")
+    counts = np.searchsorted(codes, seeds.codes, "right") - left
+    rows = np.arange(len(counts))
+    common = rows[counts > _COMMON]
+    yield from _exact_repeats(ids, seeds, rows[counts > 0], common, 1 - least)
     rare = (counts > 0) & (counts <= _COMMON)
     rows, left, counts = rows[rare], left[rare], counts[rare]
     owners = np.repeat(seeds.owners[rows], counts).astype(np.int64)
@@ -158,13 +191,14 @@ def _exact_repeats(
     seeds: _Seeds,
     present: NDArray[np.int64],
     common: NDArray[np.int64],
+    least_common: float,
 ) -> Iterator[tuple[int, int]]:
     """Exact copies of the sequences that the rare seeds alone cannot place."""
     size = len(seeds.texts)
     whole = np.bincount(seeds.owners[present], minlength=size) == seeds.totals
     repeats = np.bincount(seeds.owners[common], minlength=size)
     text = ids.tobytes()
-    for owner in np.flatnonzero(whole & (repeats > 0)).tolist():
+    for owner in np.flatnonzero(whole & (repeats > least_common * seeds.totals)):
         sought = seeds.texts[owner].tobytes()
         start = text.find(sought)
         while start >= 0:
@@ -191,22 +225,20 @@ def copies(
     regions
         For each genome, merged.
     """
-    seen, recent = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    # A word is taken for seen in a few of a hundred cases wrongly: tiles need many.
+    seen = np.zeros(1 << _COPY_BITS, bool)
     result = []
     for genome in genomes:
         found: list[Region] = []
         for contig, size in genome.contigs.items():
-            ids = genome.fetch(contig, 0, size)
-            codes, valid = _canonical(ids, k)
-            known = (_member(codes, seen) | _member(codes, recent)) & valid
+            codes, valid = _canonical(genome.fetch(contig, 0, size), k)
+            slots = _slots(codes, _COPY_BITS)
+            known = seen[slots] & valid
             for start in range(0, len(codes) - tile + 1, tile):
                 part = slice(start, start + tile)
                 if known[part].sum() >= least * max(valid[part].sum(), tile / 2):
                     found.append(Region(contig, start, min(start + tile + k - 1, size)))
-            recent = np.union1d(recent, codes[valid])
-            # Sorting the long list for every short contig would take most of the time.
-            if len(recent) > len(seen) // 4:
-                seen, recent = np.union1d(seen, recent), recent[:0]
+            seen[slots[valid]] = True
         result.append(merge(found))
     return result
 
@@ -218,11 +250,3 @@ def _canonical(
     forward, valid = _codes(ids, k)
     reverse, _ = _codes(alphabet.reverse_complement(ids), k)
     return np.minimum(forward, reverse[::-1]), valid
-
-
-def _member(codes: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether each code is among `known`, which is sorted."""
-    if not len(known):
-        return np.zeros(len(codes), bool)
-    places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-    return known[places] == codes
