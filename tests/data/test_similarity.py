@@ -1,7 +1,5 @@
 """Relatives, clusters and splits without leakage."""
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -151,14 +149,3 @@ def test_one_family_cannot_be_split(tmp_path, rng):
         splits.split_labelled(data)
     with pytest.raises(CrossDNAError, match="no coordinates to split by"):
         splits.split_labelled(data, by="contig")
-
-
-def test_mmseqs_is_asked_only_where_it_is(tmp_path, rng):
-    families = [random_ids(rng) for _ in range(6)]
-    members = [mutated(rng, ids, 3) for ids in families for _ in range(3)]
-    if shutil.which("mmseqs") is None:
-        with pytest.raises(CrossDNAError, match="MMseqs2 is not installed"):
-            similarity.mmseqs_cluster(members)
-        return
-    clusters = similarity.mmseqs_cluster(members)
-    assert np.array_equal(clusters, np.repeat(clusters[::3], 3))

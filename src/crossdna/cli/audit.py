@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FASTA",
         help="genomes that a model was pretrained on",
     )
+    parser.add_argument(
+        "--relatives",
+        choices=("sketch", "mmseqs"),
+        default="sketch",
+        help="how near-duplicates are found: shared k-mers, or alignments by MMseqs2 "
+        "where that is installed (default: sketch, the same on every machine)",
+    )
     parser.add_argument("--output", metavar="JSON", help="also write the numbers")
 
 
@@ -38,7 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.corpus:
         genome = Genome.open(arguments.corpus)
         corpus = (genome.fetch(name, 0, size) for name, size in genome.contigs.items())
-    audit = audit_splits(sets.named(), threshold=options.similarity, corpus=corpus)
+    audit = audit_splits(
+        sets.named(),
+        threshold=options.similarity,
+        method=arguments.relatives,
+        corpus=corpus,
+    )
     print(format_audit(audit))
     if arguments.output:
         with atomic_open(arguments.output) as handle:

@@ -9,6 +9,8 @@ from crossdna.cli.labelled_options import KINDS, add_split_options
 if TYPE_CHECKING:
     import argparse
 
+    from crossdna.analysis.supervised.audit import Method
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Input, columns, shares and output."""
@@ -60,5 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     names = [name for name in splits.SPLITS if len(result.rows(name))]
     sets = {name: data.take(result.rows(name)) for name in names}
     print(f"{arguments.output}: {len(table)} rows split by {result.by}\n")
-    print(format_audit(audit_splits(sets, threshold=options.similarity)))
+    method: Method = "mmseqs" if result.by == "mmseqs" else "sketch"
+    audit = audit_splits(sets, threshold=options.similarity, method=method)
+    print(format_audit(audit))
     return 0

@@ -1,18 +1,15 @@
-"""Which sequences are relatives of each other: k-mer sketches, or MMseqs2.
+"""Which sequences are relatives of each other, by k-mer sketches.
 
 Two sequences are relatives when they share at least a given part of the k-mers of the
 one that has fewer (containment), either strand. With k = 12, 0.3 corresponds to about
 90 % identity over the whole length (identity is about containment ** (1/k)), or to an
 overlap of a third at full identity. Long inputs keep a fixed share of all k-mers,
-chosen by hash (FracMinHash, Irber et al. 2022), so that memory stays bounded.
+chosen by hash (FracMinHash, Irber et al. 2022), so that memory stays bounded. What
+MMseqs2 says instead: `crossdna.data.mmseqs`.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -186,47 +183,3 @@ def _shared(
     turned = second.T.tocsr()
     for start in range(0, first.shape[0], _ROWS_AT_ONCE):
         yield start, (first[start : start + _ROWS_AT_ONCE] @ turned).tocoo()
-
-
-def mmseqs_cluster(
-    sequences: Sequence[NDArray[np.uint8]], *, identity: float = 0.8
-) -> NDArray[np.int64]:
-    """Number of the cluster of each sequence by MMseqs2 (Steinegger and Söding, 2017).
-
-    Parameters
-    ----------
-    identity
-        Least sequence identity over at least half of both sequences.
-
-    Raises
-    ------
-    CrossDNAError
-        MMseqs2 is not installed, or fails.
-    """
-    program = shutil.which("mmseqs")
-    if program is None:
-        raise CrossDNAError(
-            "MMseqs2 is not installed (no program mmseqs); use --by similarity"
-        )
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        fasta = folder / "in.fa"
-        records = (f">{i}\n{alphabet.decode(ids)}\n" for i, ids in enumerate(sequences))
-        fasta.write_text("".join(records))
-        command = [
-            program, "easy-cluster", str(fasta), str(folder / "out"),
-            str(folder / "tmp"), "--min-seq-id", str(identity), "-c", "0.5",
-            "--dbtype", "2", "-v", "1",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            tail = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise CrossDNAError(f"MMseqs2 failed: {' '.join(tail)}")
-        numbers = np.full(len(sequences), -1, np.int64)
-        for line in (folder / "out_cluster.tsv").read_text().splitlines():
-            representative, member = line.split("\t")
-            numbers[int(member)] = int(representative)
-    # MMseqs2 leaves out sequences that are too short for it.
-    alone = numbers < 0
-    numbers[alone] = np.flatnonzero(alone)
-    return np.unique(numbers, return_inverse=True)[1]

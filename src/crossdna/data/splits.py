@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from crossdna.data import similarity
+from crossdna.data import mmseqs, similarity
 from crossdna.data.labelled import class_strata
 from crossdna.errors import CrossDNAError
 
@@ -81,7 +81,7 @@ def split_labelled(
             )
         groups = contigs
     elif by == "mmseqs":
-        groups = similarity.mmseqs_cluster(data.table.ids)
+        groups = mmseqs.mmseqs_cluster(data.table.ids)
     else:
         groups = similarity.cluster(data.table.ids, threshold=threshold)
     split = assign_groups(groups, class_strata(data), shares, seed=seed)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from crossdna.data import similarity
+from crossdna.data.mmseqs import IDENTITY, mmseqs_has_relative
 from crossdna.data.regions import overlap
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from crossdna.data.labelled import LabelledSet
     from crossdna.data.sequence_tables import SequenceTable
 
+Method = Literal["sketch", "mmseqs"]
 CORPUS_K = 24
 """Length of the words that are looked up in a pretraining corpus."""
 
@@ -33,8 +35,7 @@ class Pair(NamedTuple):
     conflicting : int
         Those of them whose label differs.
     relatives : int
-        Rows with at least the threshold's share of k-mers in a row of `first`,
-        duplicates included.
+        Rows with a relative in `first`, duplicates included.
     overlapping : int or None
         Rows that share at least a base with a row of `first` on the genome; None
         without coordinates.
@@ -79,10 +80,19 @@ class Audit(NamedTuple):
     splits: tuple[Within, ...]
     pairs: tuple[Pair, ...]
     threshold: float
+    method: Method = "sketch"
+
+    @property
+    def relative_means(self) -> str:
+        """What two sequences have in common that count as relatives."""
+        if self.method == "mmseqs":
+            return f"MMseqs2: {IDENTITY:.0%} identity over half of both"
+        return f"at least {self.threshold:.0%} of k-mers shared"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, for JSON."""
         return {
+            "relatives": self.relative_means,
             "threshold": self.threshold,
             "splits": [part._asdict() for part in self.splits],
             "pairs": [pair._asdict() for pair in self.pairs],
@@ -102,8 +112,7 @@ class Audit(NamedTuple):
             if pair.relatives > duplicates:
                 found.append(
                     f"{pair.relatives} of {pair.rows} {pair.second} sequences have "
-                    f"a relative in {pair.first} (at least {self.threshold:.0%} of "
-                    "k-mers shared)"
+                    f"a relative in {pair.first} ({self.relative_means})"
                 )
             if pair.overlapping:
                 found.append(
@@ -123,6 +132,7 @@ def audit_splits(
     sets: Mapping[str, LabelledSet],
     *,
     threshold: float = similarity.THRESHOLD,
+    method: Method = "sketch",
     corpus: Iterable[NDArray[np.uint8]] | None = None,
 ) -> Audit:
     """Compare splits with each other.
@@ -132,7 +142,9 @@ def audit_splits(
     sets
         Split name to rows, in the order train, valid, test.
     threshold
-        Containment from which on two sequences are relatives.
+        Containment from which on two sequences are relatives, by sketches.
+    method
+        sketch: shared k-mers; mmseqs: alignments, where MMseqs2 is installed.
     corpus
         Sequences (contigs) that a model was pretrained on.
     """
@@ -142,10 +154,26 @@ def audit_splits(
         for name, data in sets.items()
     )
     pairs = tuple(
-        _between(first, sets[first], second, sets[second], threshold)
+        _between(
+            first,
+            sets[first],
+            second,
+            sets[second],
+            _relatives(sets[second], sets[first], threshold, method),
+        )
         for first, second in combinations(sets, 2)
     )
-    return Audit(splits, pairs, threshold)
+    return Audit(splits, pairs, threshold, method)
+
+
+def _relatives(
+    later: LabelledSet, earlier: LabelledSet, threshold: float, method: Method
+) -> int:
+    queries, others = later.table.ids, earlier.table.ids
+    if method == "mmseqs":
+        return int(mmseqs_has_relative(queries, others).sum())
+    near = similarity.nearest_relatives(queries, others)
+    return int((near.containment >= threshold).sum())
 
 
 def _within(name: str, data: LabelledSet, in_corpus: float | None) -> Within:
@@ -174,7 +202,7 @@ def _between(
     earlier: LabelledSet,
     second: str,
     later: LabelledSet,
-    threshold: float,
+    relatives: int,
 ) -> Pair:
     exact = {ids.tobytes() for ids in earlier.table.ids}
     either = {
@@ -187,7 +215,6 @@ def _between(
             identical += ids.tobytes() in exact
             reverse += ids.tobytes() not in exact
             conflicting += not _same_label(earlier.labels[place], later.labels[row])
-    near = similarity.nearest_relatives(later.table.ids, earlier.table.ids)
     return Pair(
         first=first,
         second=second,
@@ -195,7 +222,7 @@ def _between(
         identical=identical,
         reverse=reverse,
         conflicting=conflicting,
-        relatives=int((near.containment >= threshold).sum()),
+        relatives=relatives,
         overlapping=_overlapping(earlier.table, later.table),
     )
 
