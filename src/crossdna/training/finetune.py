@@ -126,7 +126,7 @@ def finetune(
     trials: list[dict[str, Any]] = []
     choice = _choose(recipe, train, valid, folder, trials)
     recipe = replace(recipe, strands=choice.strands)
-    if has_poolings(recipe.model):
+    if has_poolings(recipe.model, trust_remote_code=recipe.trust_remote_code):
         recipe = replace(recipe, head=choice.pooling)
     if recipe.trials:
         recipe = search(recipe, choice, train, valid, folder, trials)
@@ -161,7 +161,7 @@ def candidates(
     """
     if train.task.kind == "per-base":
         return [Choice(pooling="mean", strands=_resolve(recipe, "both"))]
-    if not has_poolings(recipe.model):
+    if not has_poolings(recipe.model, trust_remote_code=recipe.trust_remote_code):
         if recipe.head != "auto":
             raise CrossDNAError(
                 f"{recipe.model}: models of this family have a head of their own; "
@@ -243,7 +243,7 @@ def search(
             "head_dropout": trial.suggest_float("head_dropout", 0.0, 0.5),
             "batch_size": trial.suggest_categorical("batch_size", [16, 32, 64, 128]),
         }
-        tried = replace(recipe, **values)
+        tried = replace(recipe, head_lr=recipe.head_learning_rate, **values)
         name = f"search-{trial.number}"
         place = folder / "trials" / name
         run = run_once(
@@ -295,6 +295,7 @@ def run_once(
         valid=valid,
         card=card,
         weigh_classes=recipe.class_weights and train.task.kind != "regression",
+        head_rate=recipe.head_learning_rate,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StopEarly(recipe.patience))

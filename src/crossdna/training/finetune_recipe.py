@@ -10,6 +10,8 @@ from crossdna.errors import CrossDNAError
 NEW: Final = "new:"
 RANDOM: Final = "random:"
 
+_NEW_RATE: Final = 2e-3
+
 Method = Literal["full", "head", "lora"]
 Pooling = Literal["mean", "max_mean", "attention", "position"]
 Head = Literal["auto"] | Pooling
@@ -41,8 +43,11 @@ class FinetuneRecipe:
     epochs: int = 20
     batch_size: int = 64
     lr: float | None = None
-    """Peak learning rate; None: 1e-3 for new models and heads, 5e-4 for lora, 1e-4 for
+    """Peak learning rate; None: 2e-3 for new models and heads, 5e-4 for lora, 3e-4 for
     pretrained weights."""
+    head_lr: float | None = None
+    """Peak learning rate of the head, which is new in any case; None: `lr` where that
+    is given, else 2e-3."""
     weight_decay: float = 0.01
     warmup: float = 0.06
     """Share of the steps with a rising learning rate."""
@@ -53,8 +58,13 @@ class FinetuneRecipe:
     """Weigh classes in the loss by the inverse of how often they occur."""
     dropout: float | None = None
     """Of the network; None: as in the checkpoint."""
-    head_dropout: float = 0.1
-    noise: float = 0.0
+    head_dropout: float = 0.3
+    head_motifs: int | None = None
+    """Motif detectors that a head for sequences has on the bases themselves; None: 128,
+    and none with ``method="head"``, which asks what the network alone has learned."""
+    head_width: int = 64
+    """Width of the dense layer behind the pooling; 0 for none."""
+    noise: float = 0.05
     """Share of the bases that training shows as N, drawn anew in each epoch: makes
     small training sets last longer."""
     lora_rank: int = 8
@@ -67,8 +77,15 @@ class FinetuneRecipe:
     trial_share: float = 0.25
     """Share of the epochs that trials of heads and of the search get."""
     device: str = "auto"
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint."""
 
     def __post_init__(self) -> None:
+        for name in ("head_motifs", "head_width", "trials"):
+            if (getattr(self, name) or 0) < 0:
+                raise CrossDNAError(
+                    f"{name} must not be negative, got {getattr(self, name)}"
+                )
         for name in ("epochs", "batch_size", "patience", "lora_rank", "max_length"):
             if getattr(self, name) < 1:
                 raise CrossDNAError(
@@ -79,10 +96,11 @@ class FinetuneRecipe:
                 raise CrossDNAError(f"{name} must lie in [0, 1)")
         if not 0 < self.trial_share <= 1:
             raise CrossDNAError("trial_share must lie in (0, 1]")
-        if self.lr is not None and not self.lr > 0:
-            raise CrossDNAError(f"lr must be positive, got {self.lr}")
-        if self.trials < 0:
-            raise CrossDNAError(f"trials must not be negative, got {self.trials}")
+        for name in ("lr", "head_lr"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise CrossDNAError(
+                    f"{name} must be positive, got {getattr(self, name)}"
+                )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise CrossDNAError(
                 f"seeds {self.seeds} must be distinct, and at least one"
@@ -99,8 +117,20 @@ class FinetuneRecipe:
         if self.lr is not None:
             return self.lr
         if self.is_new or self.method == "head":
-            return 1e-3
-        return 5e-4 if self.method == "lora" else 1e-4
+            return _NEW_RATE
+        return 5e-4 if self.method == "lora" else 3e-4
+
+    @property
+    def head_learning_rate(self) -> float:
+        """The rate of the head's weights."""
+        return self.head_lr or self.lr or _NEW_RATE
+
+    @property
+    def motifs(self) -> int:
+        """Motif detectors of the head."""
+        if self.head_motifs is not None:
+            return self.head_motifs
+        return 0 if self.method == "head" else 128
 
     @property
     def trial_epochs(self) -> int:

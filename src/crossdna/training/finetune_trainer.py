@@ -63,6 +63,8 @@ class FinetuneTrainer(Trainer):
         How outputs are read; its thresholds are not used.
     weigh_classes
         Whether rare classes weigh more in the loss.
+    head_rate
+        Peak learning rate of weights outside the network proper.
     """
 
     def __init__(
@@ -74,11 +76,13 @@ class FinetuneTrainer(Trainer):
         valid: LabelledSet,
         card: TaskCard,
         weigh_classes: bool = False,
+        head_rate: float,
     ) -> None:
         super().__init__(model, args, train_dataset=rows, eval_dataset=valid)
         if args.world_size > 1:
             raise CrossDNAError("fine-tuning runs in one process; start it without it")
         self.rows, self.valid, self.card = rows, valid, card
+        self.head_rate = head_rate
         self.weights = class_weights(rows.data) if weigh_classes else None
         self.frozen = [
             part
@@ -97,9 +101,34 @@ class FinetuneTrainer(Trainer):
             self.rows, self.args.per_device_train_batch_size, self.rows.seed
         )
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices and convolutions; no norm, bias or per-head scalar is decayed."""
-        return [name for name, p in model.named_parameters() if p.ndim > 1]
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with a rate of its own for the head, which starts from nothing.
+
+        Matrices and convolutions are decayed; no norm, bias or per-head scalar is.
+        """
+        network: Any = self._network()
+        # A low-rank wrapper puts more in front of the names.
+        inside = f"{getattr(network, 'base_model_prefix', 'model')}."
+        if hasattr(network, "get_base_model"):
+            inside = f"base_model.model.{network.get_base_model().base_model_prefix}."
+        groups = [
+            {
+                "params": [
+                    p
+                    for name, p in network.named_parameters()
+                    if p.requires_grad
+                    and name.startswith(inside) == body
+                    and (p.ndim > 1) == decayed
+                ],
+                "lr": self.args.learning_rate if body else self.head_rate,
+                "weight_decay": self.args.weight_decay if decayed else 0.0,
+            }
+            for body in (True, False)
+            for decayed in (True, False)
+        ]
+        kept = [group for group in groups if group["params"]]
+        self.optimizer = torch.optim.AdamW(kept, lr=self.args.learning_rate)
+        return self.optimizer
 
     def compute_loss(  # type: ignore[override]
         self,

@@ -393,7 +393,7 @@ class CrossDNAForSequenceClassification(CrossDNAPreTrainedModel):
         output = self.model(
             input_ids, attention_mask, output_hidden_states=output_hidden_states
         )
-        logits = self.head(output.last_hidden_state, attention_mask)
+        logits = self.head(output.last_hidden_state, attention_mask, input_ids)
         prediction = CrossDNAPredictionOutput(
             loss=sequence_loss(self.config, logits, labels),
             logits=logits,
