@@ -11,6 +11,7 @@ from tests.labelled_sets import rows_with_motif, write_csv
 from transformers import AutoModelForSequenceClassification
 
 from crossdna import alphabet
+from crossdna.analysis.supervised.baselines import BASELINES
 from crossdna.analysis.supervised.finetuned import FinetunedModel
 from crossdna.cli import main
 from crossdna.data.labelled import Task
@@ -157,15 +158,19 @@ def test_resume_trains_nothing_again(run, monkeypatch):
     arguments = [
         *(f"--{name}={run}/{name}.csv" for name in ("train", "valid", "test")),
         "--output", run / "out", "--seeds", 2, "--epochs", 2,
-        "--baselines", "none", "--label-column", "label",
+        "--baselines", "classical", "--label-column", "label",
     ]  # fmt: skip
-    before = (run / "out/model.safetensors").read_bytes()
+    files = [run / "out" / name for name in ("model.safetensors", "metrics.json")]
+    before = [json.loads(files[1].read_text())["others"], files[0].read_bytes()]
     assert finetune(*arguments) == 2
     from crossdna.training import finetune as verb
 
     monkeypatch.setattr(verb, "build_model", None)
+    for name, baseline in BASELINES.items():
+        monkeypatch.setitem(BASELINES, name, baseline._replace(fit=None))
     assert finetune(*arguments, "--resume") == 0
-    assert (run / "out/model.safetensors").read_bytes() == before
+    assert json.loads(files[1].read_text())["others"] == before[0]
+    assert files[0].read_bytes() == before[1]
     assert finetune(*arguments, "--resume", "--lr", "0.1") == 2
 
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="MODEL",
         help="checkpoints, new:SIZE, or baselines: majority, kmer, markov, pwm, "
-        "cnn-symmetric, cnn-position",
+        "cnn-symmetric, cnn-position, cnn-position-augmented, cnn-base",
     )
     parser.add_argument("--output", type=Path, required=True, help="directory")
     parser.add_argument(
@@ -163,16 +163,14 @@ def _cells(
 ) -> None:
     import sys
 
-    from crossdna.analysis.supervised import benchmark
+    from crossdna.analysis.supervised import baselines, benchmark
 
-    baseline = model in benchmark.BASELINES
-    reason = benchmark.unsuited(model, sets) if baseline else None
+    baseline = baselines.BASELINES.get(model)
+    reason = baselines.unsuited(model, sets.named()) if baseline else None
     if reason is not None:
         print(f"{task.name}: {model} left out: {reason}", file=sys.stderr)
         return
-    once = model in benchmark.DETERMINISTIC or (
-        arguments.mode == "probe" and not baseline
-    )
+    once = not baseline.seeded if baseline else arguments.mode == "probe"
     for seed in range(1 if once else arguments.seeds):
         path = benchmark.cell_path(arguments.output, task.name, model, seed)
         names = {
@@ -195,13 +193,14 @@ def _fit(
 
     from crossdna.analysis.inference import load_model
     from crossdna.analysis.supervised import benchmark
+    from crossdna.analysis.supervised.baselines import BASELINES
     from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.analysis.supervised.probing import ProbeModel
     from crossdna.models.vocabulary import speak_alphabet
     from crossdna.training.finetune import finetune
 
     def baseline() -> Fitted:
-        fitted = benchmark.BASELINES[model](sets.train, sets.valid, seed)
+        fitted = BASELINES[model].fit(sets.train, sets.valid, seed)
         return benchmark.Fitted(fitted)
 
     def probe() -> Fitted:
@@ -216,6 +215,6 @@ def _fit(
         best = FinetunedModel.load(result.best.folder, arguments.device, model)
         return benchmark.Fitted(best, best.card.thresholds, result.best.parameters)
 
-    if model in benchmark.BASELINES:
+    if model in BASELINES:
         return baseline
     return probe if arguments.mode == "probe" else trained

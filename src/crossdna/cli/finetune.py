@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
     from crossdna.analysis.supervised.audit import Audit
     from crossdna.analysis.supervised.classical import Predictor
+    from crossdna.analysis.supervised.comparison import Judged
     from crossdna.data.labelled_inputs import InputOptions, Sets
     from crossdna.training.finetune import FinetuneResult
     from crossdna.training.finetune_recipe import FinetuneRecipe
 
 RECIPE_NAME = "recipe.toml"
 RUNS_NAME = "runs"
+BASELINES_NAME = "baselines"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     output = _claim(arguments, recipe, options, sets)
     result = finetune(recipe, sets.train, sets.valid, output / RUNS_NAME)
-    baselines = _baselines(arguments, result, sets, output)
+    baselines = _baselines(arguments, result, sets)
     _report(arguments, result, baselines, sets, audit)
     return 0
 
@@ -155,42 +157,52 @@ def _claim(
 
 
 def _baselines(
-    arguments: argparse.Namespace, result: FinetuneResult, sets: Sets, output: Path
-) -> list[Predictor]:
-    """Train what the model is compared with."""
+    arguments: argparse.Namespace, result: FinetuneResult, sets: Sets
+) -> list[Judged]:
+    """Train and judge what the model is compared with; what is done is kept."""
     from dataclasses import replace
+    from functools import partial
 
-    from crossdna.analysis.supervised.classical import fit_classical
-    from crossdna.analysis.supervised.compact import fit_compact_nets
+    from crossdna.analysis.supervised.baselines import BASELINES, unsuited
     from crossdna.analysis.supervised.finetuned import FinetunedModel
+    from crossdna.analysis.supervised.kept import judged_once
     from crossdna.training.finetune import finetune
     from crossdna.training.finetune_recipe import RANDOM
 
     if arguments.baselines == "none":
         return []
-    found: list[Predictor] = fit_classical(sets.train, sets.valid)
-    if arguments.baselines == "classical":
-        return found
-    found += fit_compact_nets(sets.train, sets.valid)
-    recipe = result.recipe
-    if not recipe.is_new:
-        start = replace(
-            recipe, model=f"{RANDOM}{recipe.model}", method="full", lr=None, trials=0,
-            seeds=recipe.seeds[:1],
-        )  # fmt: skip
-        random = finetune(
-            start, sets.train, sets.valid, output / RUNS_NAME / "random-weights"
+    runs: Path = arguments.output / RUNS_NAME
+    found = [
+        judged_once(
+            runs / BASELINES_NAME / f"{name}.json",
+            partial(baseline.fit, sets.train, sets.valid, 0),
+            sets,
         )
+        for name, baseline in BASELINES.items()
+        if arguments.baselines in ("all", baseline.group)
+        and unsuited(name, sets.named()) is None
+    ]
+    recipe = result.recipe
+    if recipe.is_new or arguments.baselines == "classical":
+        return found
+    start = replace(
+        recipe, model=f"{RANDOM}{recipe.model}", method="full", lr=None, trials=0,
+        seeds=recipe.seeds[:1],
+    )  # fmt: skip
+
+    def random_start() -> Predictor:
+        random = finetune(start, sets.train, sets.valid, runs / "random-weights")
         name = "the same network from random weights"
-        folder = random.best.folder
-        found.append(FinetunedModel.load(folder, recipe.device, name))
-    return found
+        return FinetunedModel.load(random.best.folder, recipe.device, name)
+
+    path = runs / BASELINES_NAME / "random-weights.json"
+    return [*found, judged_once(path, random_start, sets)]
 
 
 def _report(
     arguments: argparse.Namespace,
     result: FinetuneResult,
-    baselines: list[Predictor],
+    baselines: list[Judged],
     sets: Sets,
     audit: Audit,
 ) -> None:
@@ -214,11 +226,11 @@ def _report(
         f"seed {one.seed}": FinetunedModel.load(one.folder, device)
         for one in result.runs
     }
-    judged, per_seed = finetune_report.judge_all(model, seeds, baselines, sets)
+    judged, per_seed = finetune_report.judge_all(model, seeds, sets)
     strands = model.card.strands == "both"
     found = finetune_report.Evaluation(
         model=model,
-        judged=judged,
+        judged=judged + baselines,
         seeds=per_seed,
         sets=sets,
         audit=audit,
@@ -229,14 +241,14 @@ def _report(
             parameters=result.best.parameters,
             trained=result.best.trained_parameters,
         ),
-        provenance=provenance(model.model, arguments.model, strand_average=strands),
+        provenance=provenance(model.model, str(output), strand_average=strands),
     )
     finetune_report.write_predictions(found, output)
     table = finetune_report.write_metrics(found, output)
     finetune_report.write_report(found, table, output)
     primary = table["primary_metric"]
     print(f"test {primary} (chance {table['chance'][primary]:.3f}):")
-    for one in judged:
+    for one in judged + baselines:
         value = one.first(sets.task)
         print(
             f"  {value.estimate:6.3f} [{value.low:.3f}, {value.high:.3f}]  {one.name}"

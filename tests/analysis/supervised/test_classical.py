@@ -6,7 +6,7 @@ import torch
 from tests.labelled_sets import rows_with_motif, write_csv
 
 from crossdna import alphabet
-from crossdna.analysis.supervised import classical, compact
+from crossdna.analysis.supervised import baselines, classical, compact
 from crossdna.data import labelled, metrics
 from crossdna.data.sequence_tables import read_sequences
 
@@ -112,17 +112,30 @@ def test_symmetric_net_is_symmetric():
 def test_compact_nets_learn_and_repeat_themselves(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(compact, "EPOCHS", 6)
     train, valid, test = sets(tmp_path, rng, fixed=True, counts=(300, 60, 60))
-    found = compact.fit_compact_nets(train, valid)
-    assert [model.name for model in found] == [
-        "CNN, strand-symmetric",
-        "CNN, position-aware",
-        "CNN, position-aware, both strands shown",
-    ]
-    assert area(found[1], test) > 0.95
-    again = compact.fit_compact(found[1].name, compact.PositionNet, train, valid)
+    fit = baselines.BASELINES["cnn-position"].fit
+    found, again = (fit(train, valid, 0) for _ in range(2))
+    assert area(found, test) > 0.95
     np.testing.assert_array_equal(
-        again.scores(test.table.ids), found[1].scores(test.table.ids)
+        again.scores(test.table.ids), found.scores(test.table.ids)
     )
+
+
+def test_which_baselines_suit_a_task(tmp_path, rng):
+    def fitting(*parts):
+        named = dict(zip(("train", "valid", "test"), parts, strict=False))
+        return {
+            name
+            for name in baselines.BASELINES
+            if baselines.unsuited(name, named) is None
+        }
+
+    binary = sets(tmp_path, rng, counts=(20, 20, 20))
+    assert fitting(*binary) == set(baselines.BASELINES) - {"cnn-base"}
+    rows = [
+        (s[:30] if i else s, i / 7) for i, (s, _) in enumerate(rows_with_motif(rng))
+    ]
+    ragged = read(write_csv(tmp_path / "r.csv", ["sequence", "label"], rows))
+    assert fitting(ragged) == {"majority", "kmer", "cnn-symmetric"}
 
 
 def test_fitting_leaves_the_random_state_alone(tmp_path, rng, monkeypatch):
@@ -142,7 +155,7 @@ def test_per_base_net(tmp_path, rng, monkeypatch):
         rows.append((alphabet.decode(ids), labels))
     data = read(write_csv(tmp_path / "x.csv", ["sequence", "label"], rows))
     train, valid = data.take(range(45)), data.take(range(45, 60))
-    (net,) = compact.fit_compact_nets(train, valid)
+    net = baselines.BASELINES["cnn-base"].fit(train, valid, 0)
     scores = net.scores(valid.table.ids)
     assert [len(row) for row in scores] == valid.table.lengths.tolist()
     assert metrics.score(data.task, valid.labels, scores, ())["accuracy"] > 0.9

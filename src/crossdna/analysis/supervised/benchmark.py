@@ -14,17 +14,9 @@ import polars as pl
 import torch
 
 from crossdna.analysis.statistics import interval
-from crossdna.analysis.supervised.classical import (
-    KmerModel,
-    Majority,
-    MarkovClassifier,
-    PositionWeights,
-    Predictor,
-)
-from crossdna.analysis.supervised.compact import PositionNet, SymmetricNet, fit_compact
+from crossdna.analysis.supervised.classical import Predictor
 from crossdna.analysis.supervised.comparison import judge
 from crossdna.data import metrics
-from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path
 
 if TYPE_CHECKING:
@@ -34,7 +26,6 @@ if TYPE_CHECKING:
 
     from crossdna.analysis.statistics import Interval
     from crossdna.analysis.supervised.comparison import Judged
-    from crossdna.data.labelled import LabelledSet
     from crossdna.data.labelled_inputs import Sets
 
 CELLS: Final = "cells"
@@ -76,41 +67,6 @@ class Cell:
     seconds_predict: float
     peak_memory_mib: float | None
     parameters: int | None
-
-
-def _compact(build: Any, name: str) -> Callable[..., Predictor]:
-    def fit(train: LabelledSet, valid: LabelledSet, seed: int) -> Predictor:
-        if train.task.kind == "per-base":
-            raise CrossDNAError(f"{name} is for labels of sequences, not of bases")
-        return fit_compact(name, build, train, valid, seed=seed)
-
-    return fit
-
-
-BASELINES: Final[dict[str, Callable[..., Predictor]]] = {
-    "majority": lambda train, valid, seed: Majority(train),
-    "kmer": lambda train, valid, seed: KmerModel(train, valid),
-    "markov": lambda train, valid, seed: MarkovClassifier(train, valid),
-    "pwm": lambda train, valid, seed: PositionWeights(train, valid),
-    "cnn-symmetric": _compact(SymmetricNet, "cnn-symmetric"),
-    "cnn-position": _compact(PositionNet, "cnn-position"),
-}
-"""Models that may be named beside checkpoints."""
-DETERMINISTIC: Final = ("majority", "kmer", "markov", "pwm")
-"""Those that give the same for every seed, and are fitted once."""
-
-
-def unsuited(name: str, sets: Sets) -> str | None:
-    """Why a baseline cannot do a task, or None if it can."""
-    kind = sets.task.kind
-    if kind == "per-base" and name != "majority":
-        return "not for labels of bases"
-    if name in ("markov", "pwm") and kind not in ("binary", "multiclass"):
-        return f"for classes, not for {kind}"
-    lengths = {int(n) for data in sets[1:4] for n in data.table.lengths}
-    if name in ("pwm", "cnn-position") and len(lengths) > 1:
-        return "for windows of one length"
-    return None
 
 
 def cell_path(folder: Path, task: str, model: str, seed: int) -> Path:

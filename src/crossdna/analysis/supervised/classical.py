@@ -313,17 +313,3 @@ def _temperature(odds: NDArray, labels: NDArray) -> float:
 def _softmax(odds: NDArray) -> NDArray[np.float64]:
     exponents = np.exp(odds - odds.max(1, keepdims=True))
     return exponents / exponents.sum(1, keepdims=True)
-
-
-def fit_classical(train: LabelledSet, valid: LabelledSet) -> list[Predictor]:
-    """All classical predictors that suit the task."""
-    found: list[Predictor] = [Majority(train)]
-    if train.task.kind == "per-base":
-        return found
-    found.append(KmerModel(train, valid))
-    if train.task.kind in ("binary", "multiclass"):
-        found.append(MarkovClassifier(train, valid))
-        lengths = {*train.table.lengths.tolist(), *valid.table.lengths.tolist()}
-        if len(lengths) == 1:
-            found.append(PositionWeights(train, valid))
-    return found

@@ -229,30 +229,3 @@ def _selecting(model: CompactModel, valid: LabelledSet) -> float:
     thresholds = metrics.choose_thresholds(task, valid.labels, scores)
     found = metrics.score(task, valid.labels, scores, thresholds)
     return float(np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0))
-
-
-def fit_compact_nets(
-    train: LabelledSet, valid: LabelledSet, *, seed: int = 0
-) -> list[CompactModel]:
-    """All compact nets that suit the task; see the names."""
-    if train.task.kind == "per-base":
-        return [fit_compact("CNN, per base", BaseNet, train, valid, seed=seed)]
-    found = [
-        fit_compact("CNN, strand-symmetric", SymmetricNet, train, valid, seed=seed)
-    ]
-    lengths = {*train.table.lengths.tolist(), *valid.table.lengths.tolist()}
-    if len(lengths) == 1:
-        found.append(
-            fit_compact("CNN, position-aware", PositionNet, train, valid, seed=seed)
-        )
-        found.append(
-            fit_compact(
-                "CNN, position-aware, both strands shown",
-                PositionNet,
-                train,
-                valid,
-                seed=seed,
-                augment=True,
-            )
-        )
-    return found

@@ -29,7 +29,7 @@ from crossdna.data.table_files import write_table
 from crossdna.files import atomic_open
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from matplotlib.figure import Figure
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from crossdna.analysis.report import Part
     from crossdna.analysis.statistics import Interval
     from crossdna.analysis.supervised.audit import Audit
-    from crossdna.analysis.supervised.classical import Predictor
     from crossdna.analysis.supervised.comparison import Judged
     from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.data.labelled_inputs import Sets
@@ -95,10 +94,9 @@ class Evaluation(NamedTuple):
 def judge_all(
     model: FinetunedModel,
     seeds: Mapping[str, FinetunedModel],
-    baselines: Sequence[Predictor],
     sets: Sets,
 ) -> tuple[list[Judged], dict[str, Judged]]:
-    """Judge the kept model, each seed and the baselines on the test set.
+    """Judge the kept model and each seed on the test set.
 
     A model that averages strands is also judged on one strand alone.
     """
@@ -110,8 +108,6 @@ def judge_all(
         one = model.on_strands("forward")
         single = comparison.judge(one, sets.valid, sets.test)
         judged.append(single._replace(name=f"{ours.name}, one strand"))
-    for baseline in baselines:
-        judged.append(comparison.judge(baseline, sets.valid, sets.test))
     per_seed = {
         name: comparison.judge(
             seed, sets.valid, sets.test, thresholds=seed.card.thresholds
@@ -408,8 +404,7 @@ def _trust(found: Evaluation) -> Section:
         ]
         for pair in found.audit.pairs
     ]
-    note = f"Split by: {found.sets.how}. A relative shares at least "
-    note += f"{found.audit.threshold:.0%} of the 12-mers of the smaller sequence."
+    note = f"Split by: {found.sets.how}. Relatives: {found.audit.relative_means}."
     parts: list[Part] = [Table("Shared sequences", columns, rows), Paragraph(note)]
     return Section("Can the score be trusted?", parts)
 
