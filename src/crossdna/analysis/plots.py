@@ -95,10 +95,10 @@ def evaluation_figure(
         left.set(title="Bits per base (lower is better)", yticks=rows)
         left.set_yticklabels(labels)
         left.get_yticklabels()[0].set(fontweight="bold", color=VERMILION)
-        left.set_xlabel("bits per hidden base\n(2 = blind guess)")
+        left.set_xlabel("bits per predicted base\n(2 = blind guess)")
         middle.set(title="Accuracy (higher is better)", yticks=rows)
         middle.set_yticklabels([])
-        middle.set_xlabel("hidden bases predicted right\n(25 % = blind guess)")
+        middle.set_xlabel("bases predicted right\n(25 % = blind guess)")
         for axes in (left, middle):
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         middle.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
@@ -115,7 +115,7 @@ def _compare(
     """One row for each predictor, one marker for each condition."""
     styles = [("o", 0.14, "full"), ("s", -0.14, "none")]
     for (condition, group), (marker, shift, fill) in zip(
-        everything, styles, strict=True
+        everything, styles, strict=False
     ):
         intervals = [getattr(score, what) for score in group.scores.values()]
         if (condition, group) == everything[0]:
@@ -146,7 +146,7 @@ def _gains(axes: Axes, condition: Condition, model_name: str) -> None:
         strongest_baselines(everywhere.bits()),
         (ORANGE, GREEN),
         (0.14, -0.14),
-        strict=True,
+        strict=False,
     ):
         for row, group in zip(rows, groups, strict=True):
             label = f"against {predictor_label(name, model_name)}"

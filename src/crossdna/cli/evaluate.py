@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     add_split_arguments(parser)
+    add_trust_option(parser)
     parser.add_argument(
         "--annotation", type=Path, help="GFF3 or GTF: report by class of bases"
     )
@@ -81,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write evaluation.json and evaluation.png, print the tables."""
     from crossdna.analysis.evaluation.measure import EvaluationSettings, count_windows
     from crossdna.analysis.evaluation.run import evaluate_model, write_evaluation
-    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.inference import checkpoint_task, is_causal, load_model
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
     from crossdna.data.genome import Genome
@@ -98,8 +101,11 @@ def run(arguments: argparse.Namespace) -> int:
     annotation = (
         Annotation.read(arguments.annotation, genome) if arguments.annotation else None
     )
-    model = load_model(arguments.model, "masked-lm", arguments.device)
-    total = count_windows(split.held_out, settings)
+    trust = {"trust_remote_code": arguments.trust_remote_code}
+    task = checkpoint_task(arguments.model, **trust)
+    task = "causal-lm" if task == "causal-lm" else "masked-lm"
+    model = load_model(arguments.model, task, arguments.device, **trust)
+    total = count_windows(split.held_out, settings, causal=is_causal(model))
     output = claim_output_directory(arguments.output, resume=False)
     with progress("evaluating", total, "windows") as advance:
         evaluation = evaluate_model(
@@ -154,9 +160,14 @@ def print_evaluation(evaluation: Evaluation) -> None:
     notes = [f"{item.name}: {item.description}" for item in evaluation.conditions]
     notes += [
         "± is half of the 95 % bootstrap interval over windows",
-        f"difference between predictions from the two strands: {show(strands.single)}"
-        f" (averaged: {strands.averaged.estimate:.0e})",
+        "bits of hidden bases and bits of next bases are different quantities: masked "
+        "and causal models are compared with the baselines, not with each other",
     ]
+    if strands is not None:
+        notes.append(
+            "difference between predictions from the two strands: "
+            f"{show(strands.single)} (averaged: {strands.averaged.estimate:.0e})"
+        )
     console.print("\n".join(notes), highlight=False, soft_wrap=True)
 
 
@@ -165,7 +176,7 @@ def _predictor_table(evaluation: Evaluation, names: list[str]) -> Table:
 
     from crossdna.analysis.evaluation.measure import ALL, predictor_label
 
-    table = Table(title="Hidden bases", title_justify="left")
+    table = Table(title="Predicted bases", title_justify="left")
     table.add_column("predictor")
     groups = []
     for condition in evaluation.conditions:

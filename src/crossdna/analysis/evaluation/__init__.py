@@ -1,1 +1,1 @@
-"""How well a masked model predicts held-out bases, beside counting models."""
+"""How well a model predicts held-out bases, beside counting models."""

@@ -1,4 +1,4 @@
-"""Windows of a genome with hidden bases, and what a masked model says of them."""
+"""Windows of a genome with bases to predict, and what a model says of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Hidden(NamedTuple):
     windows: NDArray[np.uint8]
     """(windows, length): the true ids."""
     masked: NDArray[np.int64]
-    """(windows, length): the ids with every hidden base as [MASK]."""
+    """(windows, length): the ids with every hidden base as [MASK]; to a causal model
+    nothing is hidden."""
     rows: NDArray[np.int64]
     """(positions,): the window of each hidden base."""
     columns: NDArray[np.int64]
@@ -123,6 +124,13 @@ def hide_isolated(
     return _hide(windows, chosen & (windows < alphabet.NUM_BASES))
 
 
+def ask_next(windows: NDArray[np.uint8]) -> Hidden:
+    """Ask for every base A C G T that has a base before it in its window."""
+    known = windows < alphabet.NUM_BASES
+    known[:, 0] = False
+    return Hidden(windows, windows.astype(np.int64), *np.nonzero(known))
+
+
 def _hide(windows: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> Hidden:
     rows, columns = np.nonzero(chosen)
     masked = np.where(chosen, alphabet.MASK, windows).astype(np.int64)
@@ -132,7 +140,7 @@ def _hide(windows: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> Hidden:
 def masked_log_probabilities(
     model: Any, masked: NDArray[np.int64], *, strand_average: bool
 ) -> NDArray[np.float64]:
-    """Log probabilities (windows, length, 4) of A C G T from a masked language model.
+    """Log probabilities (windows, length, 4) of A C G T from a language model.
 
     Parameters
     ----------

@@ -1,10 +1,14 @@
-"""Masked-base accuracy and bits per base on regions that a model has not seen.
+"""Accuracy and bits per base on regions that a model has not seen.
 
 Windows are tiled over the regions. Under each condition some of their bases are hidden,
 and everything that predicts bases predicts the same ones. The language model sees the
 window with all of those bases masked; the counting baselines see its true bases, to the
 left (Markov) or on both sides (k-mer). With few, isolated bases hidden (condition
 ``isolated``) the language model's context is as complete as theirs.
+
+A causal model has nothing hidden from it: it predicts every base from those to its left
+(condition ``next``), beside Markov chains, which do the same. Its numbers are another
+quantity than those of hidden bases, for which both sides are known.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 
 from crossdna.analysis.evaluation.hidden import (
     Hidden,
+    ask_next,
     batches,
     hide_isolated,
     hide_random,
@@ -162,14 +167,24 @@ def strongest_baselines(bits: Mapping[str, float]) -> list[str]:
     return [min(markov, key=lambda name: bits[name]), *two_sided]
 
 
-def count_windows(regions: Sequence[Region], settings: EvaluationSettings) -> int:
+def count_windows(
+    regions: Sequence[Region], settings: EvaluationSettings, *, causal: bool = False
+) -> int:
     """How many windows `measure` goes through, all conditions together."""
     tiles = tile_windows(regions, settings.window, settings.max_windows)
-    return len(_conditions(settings)) * sum(len(tile.starts) for tile in tiles)
+    return len(_conditions(settings, causal)) * sum(len(tile.starts) for tile in tiles)
 
 
-def baseline_predictors(baselines: Baselines) -> dict[str, Predictor]:
-    """Every baseline under the name that tables and figures use."""
+def baseline_predictors(
+    baselines: Baselines, *, causal: bool = False
+) -> dict[str, Predictor]:
+    """Every baseline under the name that tables and figures use.
+
+    Parameters
+    ----------
+    causal
+        Only those that look to the left.
+    """
 
     def markov(order: int) -> Predictor:
         return lambda hidden: baselines.markov.probabilities(
@@ -178,6 +193,8 @@ def baseline_predictors(baselines: Baselines) -> dict[str, Predictor]:
 
     orders = range(len(baselines.markov.tables))
     predictors = {f"markov-{order}": markov(order) for order in orders}
+    if causal:
+        return predictors
     two_sided = baselines.two_sided
     predictors[f"two-sided-{two_sided.size}"] = lambda hidden: two_sided.probabilities(
         hidden.windows, hidden.rows, hidden.columns
@@ -186,7 +203,7 @@ def baseline_predictors(baselines: Baselines) -> dict[str, Predictor]:
 
 
 def model_predictor(model: Any, *, strand_average: bool) -> Predictor:
-    """Let a masked language model predict the hidden bases."""
+    """Let a language model predict the bases that are asked for."""
 
     def predict(hidden: Hidden) -> NDArray[np.float64]:
         logs = masked_log_probabilities(
@@ -204,9 +221,10 @@ def measure(
     *,
     grouping: Grouping,
     settings: EvaluationSettings,
+    causal: bool = False,
     advance: Callable[[int], None] = lambda windows: None,
 ) -> tuple[Condition, ...]:
-    """Measure predictors on the same hidden bases.
+    """Measure predictors on the same bases.
 
     Parameters
     ----------
@@ -217,16 +235,18 @@ def measure(
     grouping
         Classes of bases to report beside all bases; those with hidden bases in fewer
         than ten windows are left out.
+    causal
+        Hide nothing, ask for the next base.
     advance
         Told how many windows have been done (each counts once per condition).
 
     Returns
     -------
-    conditions : (random, isolated)
+    conditions : (random, isolated) or, causal, (next,)
     """
     tiles = tile_windows(regions, settings.window, settings.max_windows)
     results = []
-    for name, (hide, description) in _conditions(settings).items():
+    for name, (hide, description) in _conditions(settings, causal).items():
         tally = _Tally(list(predictors))
         for tile in tiles:
             for batch in batches(tile, settings.batch_size):
@@ -239,7 +259,12 @@ def measure(
     return tuple(results)
 
 
-def _conditions(settings: EvaluationSettings) -> dict[str, tuple[Hide, str]]:
+def _conditions(
+    settings: EvaluationSettings, causal: bool
+) -> dict[str, tuple[Hide, str]]:
+    if causal:
+        described = "each base predicted from those to its left"
+        return {"next": (lambda windows, indices: ask_next(windows), described)}
     share, spacing, seed = settings.mask_share, settings.spacing, settings.seed
     return {
         "random": (

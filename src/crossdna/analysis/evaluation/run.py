@@ -18,6 +18,7 @@ from crossdna.analysis.evaluation.measure import (
     model_predictor,
 )
 from crossdna.analysis.evaluation.strands import StrandDifference, strand_difference
+from crossdna.analysis.inference import is_causal
 from crossdna.analysis.plots import evaluation_figure, save_figure
 from crossdna.analysis.provenance import Provenance, provenance
 from crossdna.data.regions import Region, overlap
@@ -47,7 +48,8 @@ class Evaluation(NamedTuple):
     settings: EvaluationSettings
     baselines: Baselines
     conditions: tuple[Condition, ...]
-    strands: StrandDifference
+    strands: StrandDifference | None
+    """None for causal models: the strands are asked for different things."""
 
 
 class Split(NamedTuple):
@@ -82,7 +84,8 @@ def evaluate_model(
     Parameters
     ----------
     model
-        A masked language model; see `crossdna.analysis.inference.load_model`.
+        A masked or causal language model; see
+        `crossdna.analysis.inference.load_model`.
     checkpoint
         Where the model came from, for the record.
     annotation
@@ -95,15 +98,22 @@ def evaluate_model(
     Raises
     ------
     CrossDNAError
-        A region is in both parts of the split, or no region holds a window.
+        A region is in both parts of the split, no region holds a window, or strands
+        cannot be averaged.
     """
     require_apart(split)
+    causal = is_causal(model)
+    if causal and strand_average:
+        raise CrossDNAError(
+            "a causal model predicts the next base of one strand: "
+            "the strands cannot be averaged"
+        )
     baselines = fit_baselines(
         genome.fetch(region.contig, region.start, region.end) for region in split.train
     )
     predictors = {
         MODEL: model_predictor(model, strand_average=strand_average),
-        **baseline_predictors(baselines),
+        **baseline_predictors(baselines, causal=causal),
     }
     conditions = measure(
         genome,
@@ -111,11 +121,12 @@ def evaluate_model(
         predictors,
         grouping=class_grouping(genome, annotation),
         settings=settings,
+        causal=causal,
         advance=advance,
     )
     return Evaluation(
         made_by=provenance(model, checkpoint, strand_average=strand_average),
-        model_name=type(model).__name__.removesuffix("ForMaskedLM"),
+        model_name=_model_name(model),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         genome=", ".join(str(path) for path in genome.paths),
         held_out=_describe(split.held_out, genome),
@@ -123,8 +134,16 @@ def evaluate_model(
         settings=settings,
         baselines=baselines,
         conditions=conditions,
-        strands=strand_difference(model, genome, split.held_out, settings),
+        strands=None
+        if causal
+        else strand_difference(model, genome, split.held_out, settings),
     )
+
+
+def _model_name(model: Any) -> str:
+    """The network's class without its task; of wrapped families their model_type."""
+    name = type(model).__name__.removesuffix("ForMaskedLM").removesuffix("ForCausalLM")
+    return getattr(model.config, "network_type", name)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -140,7 +159,9 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
             "two_sided_concentrations": two_sided.concentrations,
             "two_sided_bits_held_back": two_sided.bits,
             "context": "true bases of the same window, to the left (Markov) or on both "
-            "sides (two-sided); the model sees all hidden bases of a window masked",
+            "sides (two-sided); a masked model sees all hidden bases of a window "
+            "masked, a causal one the true bases to the left; the two kinds of model "
+            "predict different things, and their bits are not comparable",
         },
     }
     figure = evaluation_figure(evaluation.conditions, model_name=evaluation.model_name)
