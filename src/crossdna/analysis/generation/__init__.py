@@ -1,0 +1,1 @@
+"""New sequences from a language model, under constraints that hold exactly."""

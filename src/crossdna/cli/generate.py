@@ -1,0 +1,191 @@
+"""``crossdna generate``: new sequences from a language model, under constraints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    from crossdna.cli.model_options import add_trust_option
+
+    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="FASTA; a .parquet is put beside it"
+    )
+    parser.add_argument(
+        "--number", type=int, default=10, help="sequences (%(default)s)"
+    )
+    parser.add_argument("--length", type=int, help="bases of each")
+    parser.add_argument(
+        "--prompt", default="", metavar="BASES", help="what every sequence begins with"
+    )
+    parser.add_argument(
+        "--template",
+        metavar="BASES",
+        help="instead of --length and --prompt: IUPAC letters, N where the model is "
+        "free, or a FASTA file with one such sequence",
+    )
+    parser.add_argument(
+        "--gc",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="share of G and C, such as 0.4 0.6",
+    )
+    parser.add_argument(
+        "--contain",
+        nargs="+",
+        default=[],
+        metavar="MOTIF",
+        help="IUPAC motifs that every sequence has, on either strand",
+    )
+    parser.add_argument(
+        "--avoid",
+        nargs="+",
+        default=[],
+        metavar="MOTIF",
+        help="IUPAC motifs that no sequence has, on either strand",
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="(%(default)s)")
+    parser.add_argument(
+        "--top-k", type=int, default=0, help="only the most probable choices (0: all)"
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="only the most probable choices that have this probability together",
+    )
+    parser.add_argument(
+        "--strand",
+        choices=("+", "-", "both"),
+        default="both",
+        help="what the model reads; both: a masked model averages, a causal one takes "
+        "them in turn (%(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=64,
+        help="masked models: so many times asked until all is filled (%(default)s)",
+    )
+    parser.add_argument(
+        "--sweeps",
+        type=int,
+        default=0,
+        help="masked models: draw every base again so many times (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=16, help="sequences at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes (%(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
+    )
+    add_trust_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate and write."""
+    from crossdna.analysis.chunks import worker_devices
+    from crossdna.analysis.generation.constraints import Constraints, Plan
+    from crossdna.analysis.generation.generate import (
+        TASKS,
+        GenerateJob,
+        GenerateSettings,
+        run_generation,
+        write_generated,
+    )
+    from crossdna.analysis.generation.sampling import Truncation
+    from crossdna.analysis.inference import checkpoint_task, load_model
+    from crossdna.analysis.provenance import provenance
+    from crossdna.cli.progress import progress
+    from crossdna.errors import CrossDNAError
+
+    output: Path = arguments.output
+    if output.suffix not in (".fa", ".fasta", ".fna"):
+        raise CrossDNAError(f"{output}: sequences are written to .fa, .fasta or .fna")
+    if arguments.batch_size < 1:
+        raise CrossDNAError(f"--batch-size must be at least 1: {arguments.batch_size}")
+    settings = GenerateSettings(
+        constraints=Constraints(
+            template=_template(arguments),
+            gc=tuple(arguments.gc) if arguments.gc else None,
+            contain=tuple(arguments.contain),
+            avoid=tuple(arguments.avoid),
+        ),
+        number=arguments.number,
+        strand=arguments.strand,
+        truncation=Truncation(
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+        ),
+        rounds=arguments.rounds,
+        sweeps=arguments.sweeps,
+        seed=arguments.seed,
+    )
+    Plan(settings.constraints).require_possible()
+    devices = worker_devices(arguments.device, arguments.workers)
+    trust = arguments.trust_remote_code
+    task = checkpoint_task(arguments.model, trust_remote_code=trust)
+    if task not in TASKS:
+        raise CrossDNAError(
+            f"{arguments.model}: saved for {task}; only a language model generates"
+        )
+    model = load_model(arguments.model, task, "cpu", trust_remote_code=trust)
+    made_by = provenance(
+        model, arguments.model, strand_average=arguments.strand == "both"
+    )
+    job = GenerateJob(arguments.model, task, settings, trust)
+    with progress("generating", settings.number, "sequences") as advance:
+        found = run_generation(
+            job,
+            output.with_name(f"{output.name}.work"),
+            {"version": made_by.version, "model": made_by.fingerprint},
+            devices=devices,
+            chunk_size=arguments.batch_size,
+            advance=advance,
+        )
+    table = write_generated(found, job, output, made_by._asdict())
+    print(f"written: {output}, {table}")
+    return 0
+
+
+def _template(arguments: argparse.Namespace) -> str:
+    from crossdna.errors import CrossDNAError
+
+    if arguments.template is None:
+        if arguments.length is None:
+            raise CrossDNAError("give --length, or a --template")
+        free = arguments.length - len(arguments.prompt)
+        if free < 0 or arguments.length < 1:
+            raise CrossDNAError(
+                f"--length {arguments.length} is less than the "
+                f"{len(arguments.prompt)} bases of the prompt, or nothing"
+            )
+        return str(arguments.prompt).upper() + "N" * free
+    if arguments.length is not None or arguments.prompt:
+        raise CrossDNAError("--template says it all: leave out --length and --prompt")
+    return _read_template(arguments.template)
+
+
+def _read_template(text: str) -> str:
+    from crossdna.errors import CrossDNAError
+
+    path = Path(text)
+    if path.suffix not in (".fa", ".fasta", ".fna"):
+        return text.upper()
+    # Not read as a genome: there IUPAC letters become N.
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    if [line for line in lines if line.startswith(">")] != lines[:1]:
+        raise CrossDNAError(f"{path}: a template is a FASTA file with one sequence")
+    return "".join(lines[1:]).upper()
