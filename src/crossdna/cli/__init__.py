@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdna.errors import CrossDNAError
@@ -68,6 +69,15 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
+def _find_shipped(arguments: argparse.Namespace) -> None:
+    """Put the directory of shipped weights where their name was given as a model."""
+    name = getattr(arguments, "model", None)
+    if isinstance(name, str) and not Path(name).exists():
+        from crossdna.models.shipped import resolve
+
+        arguments.model = resolve(name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -81,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser(verb).parse_args(argv)
     _quiet_libraries()
     try:
+        _find_shipped(arguments)
         return int(_module(arguments.verb).run(arguments) or 0)
     except (
         CrossDNAError,

@@ -43,8 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
 _LEGEND = """
 runs    native: every verb; transformers: through transformers' own classes in Python,
         the verbs do not take them yet; remote code: not run here
-tested  fixture: numeric fixture in the published format; format: configuration or
-        tokenizer layout only; no: not tested. Real weights have not been at hand."""
+tested  shipped: weights of this project, loaded by their name; fixture: numeric fixture
+        in the published format; format: configuration or tokenizer layout only; no: not
+        tested. Other projects' real weights have not been at hand."""
 
 
 def _table(found: list[dict[str, Any]]) -> list[str]:

@@ -22,6 +22,7 @@ from transformers import (
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.families import FAMILIES, NATIVE, Objective
+from crossdna.models.shipped import resolve
 from crossdna.models.tokenized import (
     OwnHeadForSequenceClassification,
     TokenizedConfig,
@@ -65,7 +66,7 @@ class Opened:
     Parameters
     ----------
     name
-        Directory or hub id.
+        Directory, name of shipped weights, or hub id.
     trust_remote_code
         Let code that comes with the checkpoint run.
 
@@ -86,7 +87,7 @@ class Opened:
     """
 
     def __init__(self, name: str | Path, *, trust_remote_code: bool = False) -> None:
-        self.name = str(name)
+        self.name = resolve(name)
         self.trust_remote_code = trust_remote_code
         require_directory(self.name)
         try:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from crossdna.config import from_table
 from crossdna.errors import CrossDNAError
+from crossdna.models.shipped import shipped_cards
 
 Runs = Literal["native", "transformers", "remote code"]
 # Families whose network is written in this package.
@@ -32,9 +33,10 @@ class Checkpoint:
     name
         Hub id, where there is one.
     tested
-        "real weights", "fixture" (small random weights in the published format, with
-        recorded outputs of the published code), "format" (tokenizer or class only) or
-        "no": what this project has checked.
+        "shipped" (weights of this project, in the package), "real weights", "fixture"
+        (small random weights in the published format, with recorded outputs of the
+        published code), "format" (tokenizer or class only) or "no": what this project
+        has checked.
     parameters
         Trainable ones.
     context
@@ -46,7 +48,7 @@ class Checkpoint:
     """
 
     name: str
-    tested: Literal["real weights", "fixture", "format", "no"]
+    tested: Literal["shipped", "real weights", "fixture", "format", "no"]
     parameters: int | None = None
     context: int | None = None
     window: int | None = None
@@ -127,14 +129,20 @@ class LocalCheckpoint(NamedTuple):
 
 @functools.cache
 def cards() -> tuple[Card, ...]:
-    """List all cards, family by family."""
+    """List all cards, those of shipped weights first, then family by family."""
     text = importlib.resources.files("crossdna.models").joinpath("zoo.toml").read_text()
     zoo = from_table(tomllib.loads(text), _Zoo, where="zoo.toml")
-    return tuple(
+    own = next(family for family in zoo.family if family.model_type == "crossdna")
+    shipped = [
+        _card(own, from_table({"name": name, **facts}, Checkpoint, where=name))
+        for name, facts in shipped_cards().items()
+    ]
+    known = [
         _card(family, checkpoint)
         for family in zoo.family
         for checkpoint in family.checkpoint
-    )
+    ]
+    return (*shipped, *known)
 
 
 def card(name: str) -> Card:

@@ -1,0 +1,85 @@
+"""Weights that come with the package: found by name, offline, in every verb."""
+
+import json
+
+import pytest
+import torch
+
+from crossdna.analysis.inference import load_model
+from crossdna.cli import main
+from crossdna.errors import CrossDNAError
+from crossdna.models import shipped as module
+from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
+from crossdna.models.shipped import resolve, shipped, weights_folder
+from crossdna.models.zoo import cards
+from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with one model."""
+    folder = tmp_path / "package" / "weights" / "crossdna-test"
+    torch.manual_seed(0)
+    config = CrossDNAConfig(
+        d_model=16, depth=1, num_heads=2, head_dim=8, attention_heads=2,
+        window_size=8, block_size=16,
+    )  # fmt: skip
+    CrossDNAForMaskedLM(config).save_pretrained(folder)
+    CrossDNATokenizer().save_pretrained(folder)
+    card = {"tested": "shipped", "parameters": 1234, "pretraining": "nothing"}
+    (folder / "card.json").write_text(json.dumps(card))
+    monkeypatch.setattr(module, "_PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    cards.cache_clear()
+    yield folder
+    cards.cache_clear()
+
+
+def test_a_name_stands_for_its_directory(package):
+    assert shipped() == {"crossdna-test": package}
+    assert resolve("crossdna-test") == str(package)
+    loaded, same = load_model("crossdna-test"), load_model(package)
+    for name, tensor in same.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_other_names_are_left_alone(package):
+    for name in ("runs/crossdna-test", "someone/crossdna-test", "model"):
+        assert resolve(name) == name
+
+
+def test_a_directory_of_the_users_goes_first(package, tmp_path):
+    (tmp_path / "crossdna-test").mkdir()
+    assert resolve("crossdna-test") == "crossdna-test"
+
+
+def test_unknown_names_are_errors_that_list_the_known(package, capsys):
+    with pytest.raises(
+        CrossDNAError, match=r"did you mean crossdna-test\? \(shipped: crossdna-test\)"
+    ):
+        resolve("crossdna-tests")
+    arguments = ["--genome", "g.fa", "--variants", "v.vcf", "--output", "o.vcf"]
+    assert main(["score", "--model", "crossdna-tset", *arguments]) == 2
+    assert "shipped: crossdna-test" in capsys.readouterr().err
+
+
+def test_verbs_take_a_name(package, tmp_path):
+    fasta = tmp_path / "x.fa"
+    fasta.write_text(">a\nACGTACGTAC\n>b\nACGTTTTTAC\n")
+    output = tmp_path / "vectors.parquet"
+    arguments = ["embed", str(fasta), "--model", "crossdna-test"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert output.is_file()
+
+
+def test_the_table_of_models_shows_it(package, capsys):
+    assert main(["models"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split()[:3] == ["crossdna-test", "crossdna", "1,234"]
+    assert line.endswith("shipped")
+
+
+def test_without_an_installed_copy_the_source_tree_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PACKAGE", tmp_path / "src" / "crossdna")
+    assert weights_folder() == tmp_path / "weights"
+    assert shipped() == {}
