@@ -1,5 +1,7 @@
 """embed through the command line: formats, layers, strands, bounded pieces."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import polars as pl
 import pytest
@@ -121,6 +123,20 @@ def test_projection_keeps_distances_of_a_plane(rng):
     after = np.linalg.norm(points[:1] - points, axis=1)
     np.testing.assert_allclose(before, after, rtol=1e-4)
     assert "component 1 (" in names[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("umap") is None, reason="umap-learn is not installed")
+def test_umap_keeps_two_clouds_apart(rng):
+    clouds = np.repeat([0.0, 8.0], 30)[:, None] + rng.normal(size=(60, 16))
+    points, names = project(clouds.astype(np.float32), "umap")
+    assert points.shape == (60, 2)
+    assert names == ("UMAP 1", "UMAP 2")
+    apart = np.linalg.norm(points[:, None] - points[None], axis=2)
+    nearest = (apart + np.diag(np.full(60, np.inf))).argmin(1)
+    assert np.array_equal(nearest < 30, np.arange(60) < 30)
+    few, _ = project(clouds[:4].astype(np.float32), "umap")
+    assert np.isfinite(few).all()
 
 
 def test_killed_run_goes_on(folder, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
@@ -45,11 +46,7 @@ def project(
     if len(vectors) < 3:
         raise CrossDNAError(f"a picture needs at least 3 sequences, not {len(vectors)}")
     if how == "umap":
-        try:
-            import umap
-        except ImportError:
-            raise CrossDNAError("--projection umap: pip install umap-learn") from None
-        return umap.UMAP(random_state=0).fit_transform(vectors), ("UMAP 1", "UMAP 2")
+        return _umap(vectors), ("UMAP 1", "UMAP 2")
     centred = np.asarray(vectors, np.float64) - vectors.mean(0)
     left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
     # A singular vector's sign is arbitrary: its largest entry is made positive.
@@ -58,6 +55,30 @@ def project(
     share = sizes**2 / max(float((sizes**2).sum()), 1e-12)
     names = tuple(f"component {i + 1} ({share[i]:.0%} of variance)" for i in range(2))
     return left[:, :2] * sizes[:2] * signs, (names[0], names[1])
+
+
+def _umap(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    try:
+        with warnings.catch_warnings():
+            # It says that it does without tensorflow, which nothing here asks of it.
+            warnings.simplefilter("ignore", ImportWarning)
+            import umap
+    except ImportError:
+        raise CrossDNAError(
+            "--projection umap needs umap-learn: pip install 'crossdna[umap]'"
+        ) from None
+    # A neighbourhood cannot be larger than the rest; a given state allows one job only.
+    neighbours = min(15, len(vectors) - 1)
+    mapper = umap.UMAP(
+        n_neighbors=neighbours, random_state=0, n_jobs=1, init=_start(vectors)
+    )
+    return np.asarray(mapper.fit_transform(vectors), np.float64)
+
+
+def _start(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Principal components; few vectors have no spectrum that UMAP would start from."""
+    points, _ = project(vectors, "pca")
+    return (points / max(float(np.abs(points).max()), 1e-12) * 10).astype(np.float32)
 
 
 def embedding_plot(
