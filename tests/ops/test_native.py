@@ -260,3 +260,47 @@ def test_bfloat16_attention_without_gradients(length, window, width, masked):
     assert result.dtype == torch.bfloat16
     expected = window_attention(*(x.double() for x in operands), **options).output
     assert (result.double() - expected).norm() / expected.norm() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("length", "keys", "values"),
+    [(1, 12, 20), (17, 16, 16), (75, 64, 64), (300, 40, 72), (33, 2, 130)],
+)
+def test_bfloat16_delta_rule_without_gradients(length, keys, values):
+    """Inference multiplies in bfloat16 where the CPU can; the state stays float32."""
+    operands = delta_operands(2, length, 3, keys, values)
+    operands[:3] = [x.bfloat16() for x in operands[:3]]
+    state = _normal(2, 3, keys, values, seed=8)
+    mask = _normal(2, length, seed=9) > -1
+    result = delta_rule(*operands, initial_state=state, mask=mask, backend="native")
+    assert result.output.dtype == torch.bfloat16
+    assert result.state.dtype == torch.float32
+    exact = [x.double() for x in (*operands, state)]
+    expected = delta_rule(
+        *exact[:-1], initial_state=exact[-1], mask=mask, backend="reference"
+    )
+    for got, wanted in zip(result, expected, strict=True):
+        assert (got.double() - wanted).norm() / wanted.norm() < 0.005
+
+
+def test_errors_of_bfloat16_do_not_pile_up():
+    """What is rounded is read, never carried: long sequences are as near as short."""
+    operands = delta_operands(1, 4096, 1, 32, 32)
+    operands[:3] = [x.bfloat16() for x in operands[:3]]
+    operands[3] = operands[3] / 1000
+    got = delta_rule(*operands, backend="native").output.double()
+    expected = delta_rule(*(x.double() for x in operands), backend="torch").output
+    for part in (slice(0, 256), slice(-256, None)):
+        error = (got - expected)[:, part].norm() / expected[:, part].norm()
+        assert error < 0.01
+
+
+def test_bfloat16_passes_nan_on():
+    operands = delta_operands(length=40)
+    operands[:3] = [x.bfloat16() for x in operands[:3]]
+    operands[1][0, 20, 1, 0] = torch.nan
+    output = delta_rule(*operands, backend="native").output
+    assert bool(output[0, 20:, 1].isnan().all())
+    # A chunk of 16 tokens is computed together.
+    assert bool(output[0, :16].isfinite().all())
+    assert bool(output[1].isfinite().all())

@@ -142,12 +142,8 @@ void read_tokens(const Problem& p, const Place& at, int64_t kp, int64_t vp, Chun
   }
 }
 
-// Reads and normalises the tokens of a chunk; the rows beyond are zero, write nothing and
-// forget nothing.
-template <typename T>
-void read_chunk(const Problem& p, const Place& at, int64_t kp, int64_t vp, Chunk& c) {
-  read_tokens<T>(p, at, kp, vp, c);
-  const float width_scale = 1.0f / std::sqrt(static_cast<float>(p.keys));
+// What normalises k and q, from their squared lengths.
+inline void scales(Chunk& c) {
   for (int i = 0; i < CHUNK; ++i) {
     const float k2 = c.k_square[i], fed = c.feedback[i] * c.feedback[i] * k2 + EPSILON;
     c.k_scale[i] = 1.0f / std::sqrt(k2 + EPSILON);
@@ -155,16 +151,22 @@ void read_chunk(const Problem& p, const Place& at, int64_t kp, int64_t vp, Chunk
     // p = r k: both are the same direction, their epsilons differ.
     c.r[i] = c.feedback[i] * std::sqrt((k2 + EPSILON) / fed);
   }
+}
+
+// Reads and normalises the tokens of a chunk; the rows beyond are zero, write nothing and
+// forget nothing.
+template <typename T>
+void read_chunk(const Problem& p, const Place& at, int64_t kp, int64_t vp, Chunk& c) {
+  read_tokens<T>(p, at, kp, vp, c);
+  scales(c);
+  const float width_scale = 1.0f / std::sqrt(static_cast<float>(p.keys));
   for (int64_t i = 0; i < at.count; ++i) {
     scale_row(kp, c.k + i * kp, c.k_scale[i]);
     scale_row(kp, c.q + i * kp, c.q_scale[i] * width_scale);
   }
 }
 
-// Fills what follows from the tokens: inner products and decays.
-inline void prepare(int64_t kp, Chunk& c) {
-  transpose(CHUNK, kp, c.k, kp, c.kt, CHUNK);
-  product(2 * CHUNK, CHUNK, kp, c.k, kp, c.kt, CHUNK, c.kk, CHUNK);
+inline void decays(Chunk& c) {
   float decay[CHUNK], total = 0.0f;
   for (int i = 0; i < CHUNK; ++i) c.after[i] = total += c.log_decay[i];
   // From sums, not from products of the single decays: their roundings would add up
@@ -186,6 +188,13 @@ inline void prepare(int64_t kp, Chunk& c) {
     row[i] = 1.0f;
   }
   std::memcpy(c.until, c.pair + (CHUNK - 1) * CHUNK, CHUNK * 4);
+}
+
+// Fills what follows from the tokens: inner products and decays.
+inline void prepare(int64_t kp, Chunk& c) {
+  transpose(CHUNK, kp, c.k, kp, c.kt, CHUNK);
+  product(2 * CHUNK, CHUNK, kp, c.k, kp, c.kt, CHUNK, c.kk, CHUNK);
+  decays(c);
 }
 
 // M; D_(i-1) is zero from its column i on, which leaves the strict lower triangle.
@@ -220,10 +229,8 @@ void solve(int64_t vp, const float (*m)[CHUNK], const float* b, float* u) {
   }
 }
 
-// Finds U from the state at the chunk's start; leaves X in xs and, if asked, Q S in qs.
-template <bool WITH_QUERIES>
-void write_vectors(int64_t kp, int64_t vp, const float* state, Chunk& c) {
-  product((WITH_QUERIES ? 2 : 1) * CHUNK, vp, kp, c.k, kp, state, vp, c.xs, vp);
+// Finds U from K S in xs; leaves X there.
+inline void find_vectors(int64_t vp, Chunk& c) {
   float m[CHUNK][CHUNK];
   for (int i = 0; i < CHUNK; ++i) {
     const float read = c.r[i] * c.before[i];
@@ -235,6 +242,13 @@ void write_vectors(int64_t kp, int64_t vp, const float* state, Chunk& c) {
   }
   coupling(c, m);
   solve<false>(vp, m, c.u, c.u);
+}
+
+// Finds U from the state at the chunk's start; leaves X in xs and, if asked, Q S in qs.
+template <bool WITH_QUERIES>
+void write_vectors(int64_t kp, int64_t vp, const float* state, Chunk& c) {
+  product((WITH_QUERIES ? 2 : 1) * CHUNK, vp, kp, c.k, kp, state, vp, c.xs, vp);
+  find_vectors(vp, c);
 }
 
 // Turns q_i . k_j into A.

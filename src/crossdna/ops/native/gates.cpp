@@ -63,7 +63,7 @@ void rms_norm_forward(const RmsNorm& p, T* output, int threads) {
       const float scale = scale_of(x, p.width, p.eps);
       for (int64_t c = 0; c < p.width; c += WIDTH) {
         Vec y = load_wide(x + c) * scale * load(p.weight + c);
-        if (gate) y *= sigmoid(load_wide(gate + c));
+        if (gate) y *= sigmoid_of<T>(load_wide(gate + c));
         store_narrow(y, to + c);
       }
     }
@@ -116,7 +116,7 @@ void swiglu_forward(int64_t rows, int64_t width, const T* x, T* output, int thre
     const T *gate = x + row * 2 * width, *up = gate + width;
     for (int64_t c = 0; c < width; c += WIDTH) {
       const Vec g = load_wide(gate + c);
-      store_narrow(g * sigmoid(g) * load_wide(up + c), output + row * width + c);
+      store_narrow(g * sigmoid_of<T>(g) * load_wide(up + c), output + row * width + c);
     }
   }
 }
@@ -158,7 +158,7 @@ Moments blend_row(const BlendNorm& p, int64_t row, float* blend) {
   Vec total{};
   for (int64_t c = 0; c < p.width; c += WIDTH) {
     const Vec low = load_wide(m + c);
-    const Vec a = low + sigmoid(load_wide(z + c)) * (load_wide(t + c) - low);
+    const Vec a = low + sigmoid_of<T>(load_wide(z + c)) * (load_wide(t + c) - low);
     store(blend + c, a);
     total += a;
   }

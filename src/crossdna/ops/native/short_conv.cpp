@@ -55,7 +55,7 @@ void forward_rows(const Problem& p, const T* const* rows, int64_t count, T* to) 
 #pragma GCC unroll 4
     for (int64_t n = 0; n < TOGETHER; ++n)
       if (n < count)
-        store_narrow(p.silu ? y[n] * sigmoid(y[n]) : y[n], to + n * p.channels + c);
+        store_narrow(p.silu ? y[n] * sigmoid_of<T>(y[n]) : y[n], to + n * p.channels + c);
   }
 }
 

@@ -59,17 +59,11 @@ struct BFloat16Products {
   static void score(int64_t count, int64_t width, int64_t wp, const float* k,
                     int64_t from, const float* turned, float* s) {
     const float* rows = k + from * wp / 2;
-    for (int64_t j = 0; j < count; j += GROUP) {
-      Vec acc[GROUP] = {};
-      for (int64_t d = 0; d < (width + 1) / 2; ++d) {
-        const Vec q = load(turned + d * WIDTH);
-#pragma GCC unroll 4
-        for (int g = 0; g < GROUP; ++g)
-          acc[g] = multiply_add(acc[g], rows[(j + g) * wp / 2 + d], q);
-      }
-#pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) store(s + (j + g) * WIDTH, acc[g]);
-    }
+    int64_t j = 0;
+    for (; j + 2 * GROUP <= count; j += 2 * GROUP)
+      score_rows<2 * GROUP>(width, wp, rows + j * wp / 2, turned, s + j * WIDTH);
+    if (j < count)
+      score_rows<GROUP>(width, wp, rows + j * wp / 2, turned, s + j * WIDTH);
   }
   static Vec weigh(int64_t count, Vec top, float* s) {
     Vec total{};
@@ -101,6 +95,20 @@ struct BFloat16Products {
   }
 
  private:
+  // As many sums side by side as hide the latency of the instruction.
+  template <int ROWS>
+  static void score_rows(int64_t width, int64_t wp, const float* rows,
+                         const float* turned, float* s) {
+    Vec acc[ROWS] = {};
+    for (int64_t d = 0; d < (width + 1) / 2; ++d) {
+      const Vec q = load(turned + d * WIDTH);
+#pragma GCC unroll 8
+      for (int g = 0; g < ROWS; ++g)
+        acc[g] = multiply_add(acc[g], rows[g * wp / 2 + d], q);
+    }
+#pragma GCC unroll 8
+    for (int g = 0; g < ROWS; ++g) store(s + g * WIDTH, acc[g]);
+  }
   // The upper halves of two numbers of 32 bits, `odd` above `even`.
   static Vec join(IntVec even, IntVec odd) {
     typedef uint32_t Bits __attribute__((vector_size(WIDTH * 4)));
