@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from crossdna import alphabet
 from crossdna.analysis.inference import (
@@ -12,9 +13,14 @@ from crossdna.analysis.inference import (
     embeddings,
     load_model,
     sequence_logits,
+    token_logits,
 )
+from crossdna.analysis.variants.score import ScoreSettings, score_alleles
+from crossdna.data.genome import Genome
+from crossdna.data.variants import read_allele, window_pair
 from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus import CaduceusForMaskedLM
+from crossdna.models.hyenadna import HyenaDNAForCausalLM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -59,3 +65,71 @@ def test_classifiers_average_strands(ids):
 def test_a_causal_model_is_no_masked_one():
     with pytest.raises(CrossDNAError, match="hyenadna"):
         load_model(GOLDEN / "hyenadna", "masked-lm", "cpu")
+
+
+@pytest.mark.parametrize("name", ["caduceus_ph", "caduceus_ps", "hyenadna"])
+def test_predictions_per_base_keep_through_a_checkpoint(name, ids, tmp_path):
+    torch.manual_seed(0)
+    model = load_model(GOLDEN / name, "per-base", "cpu")
+    both = token_logits(model, ids, strand_average=True)
+    assert both.shape == (2, 30, 2)
+    other = alphabet.complement_ids(ids).flip(1)
+    back = token_logits(model, other, strand_average=True)
+    torch.testing.assert_close(back.flip(1), both, atol=1e-5, rtol=1e-4)
+    if name == "caduceus_ps":
+        torch.testing.assert_close(token_logits(model, ids), both, atol=1e-5, rtol=1e-4)
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path, "per-base", "cpu")
+    assert torch.equal(token_logits(again, ids), token_logits(model, ids))
+    padded = torch.nn.functional.pad(ids, (4, 0), value=alphabet.PAD)
+    got = token_logits(again, padded, padded != alphabet.PAD)
+    torch.testing.assert_close(
+        got[:, 4:], token_logits(model, ids), atol=1e-5, rtol=1e-4
+    )
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["head.linear.bias"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CrossDNAError, match=r"head\.linear\.bias"):
+        load_model(tmp_path, "per-base", "cpu")
+
+
+def test_a_causal_model_predicts_a_base_from_those_before_it(ids):
+    model = load_model(GOLDEN / "hyenadna", "causal-lm", "cpu")
+    got = base_log_probabilities(model, ids)
+    plain = HyenaDNAForCausalLM.from_pretrained(GOLDEN / "hyenadna").eval()
+    own = plain(ids + 7).logits[:, :-1, 7:11].log_softmax(-1)
+    torch.testing.assert_close(got[:, 1:], own.detach(), atol=1e-5, rtol=1e-5)
+    assert (got[:, 0].exp() == 0.25).all()
+    padded = torch.nn.functional.pad(ids, (5, 0), value=alphabet.PAD)
+    same = base_log_probabilities(model, padded, padded != alphabet.PAD)
+    torch.testing.assert_close(same[:, 5:], got, atol=1e-5, rtol=1e-4)
+
+
+def test_a_causal_model_scores_whole_windows(tmp_path, ids):
+    letters = alphabet.decode(np.random.default_rng(1).integers(0, 4, 200))
+    (tmp_path / "g.fa").write_text(f">one\n{letters}\n")
+    genome = Genome.open([tmp_path / "g.fa"])
+    model = load_model(GOLDEN / "hyenadna", "causal-lm", "cpu")
+    plain = HyenaDNAForCausalLM.from_pretrained(GOLDEN / "hyenadna").eval()
+
+    def likelihood(window):
+        own = torch.from_numpy(window.ids.astype(int))
+        total = 0.0
+        for strand in own, alphabet.complement_ids(own).flip(0):
+            logits = plain((strand + 7)[None]).logits[0, :-1, 7:11].log_softmax(-1)
+            total += logits.gather(1, strand[1:, None]).sum().item() / 2
+        return total
+
+    alleles = [
+        read_allele(genome, "one", 90, letters[90], "ACGT"[letters[90] == "A"], 48),
+        read_allele(genome, "one", 100, letters[100:103], letters[100], 48),
+    ]
+    got = score_alleles(
+        model, genome, alleles, ScoreSettings(scores=("ll",), window=48)
+    )
+    for row, allele in enumerate(alleles):
+        pair = window_pair(genome, allele, 48)
+        expected = likelihood(pair.alternate) - likelihood(pair.reference)
+        assert got["ll"][row] == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(CrossDNAError, match="it gives ll"):
+        score_alleles(model, genome, alleles, ScoreSettings(scores=("llr",), window=48))

@@ -157,13 +157,15 @@ class Opened:
                 return "embedding"
         return "causal-lm" if self.objective == "causal" else "masked-lm"
 
-    def model(self, task: Task, *, random: bool = False) -> Any:
+    def model(self, task: Task, *, random: bool = False, new_head: bool = False) -> Any:
         """Load the model, which takes ids of `crossdna.alphabet`.
 
         Parameters
         ----------
         random
             Random weights of torch's generator instead of the checkpoint's.
+        new_head
+            Our own head for sequences, also where a family's own one was saved.
 
         Raises
         ------
@@ -174,7 +176,8 @@ class Opened:
         try:
             if not self.wrapped:
                 return speak_alphabet(self._own(task, random=random))
-            return self._wrapper(task, random=random)
+            own_head = task == self.task == "classification" and not new_head
+            return self._wrapper(task, random=random, own_head=own_head)
         except CrossDNAError:
             raise
         except (OSError, ValueError) as error:
@@ -202,10 +205,10 @@ class Opened:
             model.read_with(load_tokenizer(self.name))
         return model
 
-    def _wrapper(self, task: Task, *, random: bool) -> Any:
+    def _wrapper(self, task: Task, *, random: bool, own_head: bool) -> Any:
         wrapper = _WRAPPERS[task]
         self.config.part = "language" if task.endswith("-lm") else "base"
-        if task == self.task == "classification" and not random:
+        if own_head:
             wrapper, self.config.part = OwnHeadForSequenceClassification, "sequence"
             network = self.config.network_config()
             self.config.id2label = network.id2label

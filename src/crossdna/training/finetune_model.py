@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    AutoTokenizer,
 )
+from transformers.pytorch_utils import Conv1D
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import CrossDNAConfig
-from crossdna.models.vocabulary import speak_alphabet
+from crossdna.models.opening import Opened
+from crossdna.models.tokenized import TokenizedConfig
+from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.training.finetune_recipe import NEW, RANDOM
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import PreTrainedModel
 
     from crossdna.data.labelled import Task
@@ -67,7 +69,8 @@ def build_model(
     CrossDNAError
         No such checkpoint or size, or a family without such a head.
     """
-    config = _config(recipe.model)
+    opened = _opened(recipe.model, trust_remote_code=recipe.trust_remote_code)
+    config = opened.config if opened else _new_config(recipe.model)
     config.num_labels = task.outputs
     config.id2label = dict(enumerate(task.names))
     config.label2id = {name: number for number, name in enumerate(task.names)}
@@ -75,55 +78,68 @@ def build_model(
     config.head_pooling = pooling
     config.head_length = length if pooling == "position" else None
     config.head_dropout = recipe.head_dropout
+    config.head_width = recipe.head_width
+    if hasattr(config, "head_motifs"):
+        config.head_motifs = recipe.motifs
     if recipe.dropout is not None:
-        config.dropout = recipe.dropout
-    auto: Any = (
-        AutoModelForTokenClassification
-        if task.kind == "per-base"
-        else AutoModelForSequenceClassification
+        _set_dropout(config, recipe.dropout)
+    per_base = task.kind == "per-base"
+    if opened is None:
+        auto: Any = (
+            AutoModelForTokenClassification
+            if per_base
+            else AutoModelForSequenceClassification
+        )
+        return auto.from_config(config)
+    return opened.model(
+        "per-base" if per_base else "classification",
+        random=recipe.is_new,
+        new_head=True,
     )
-    try:
-        if recipe.is_new:
-            return speak_alphabet(auto.from_config(config))
-        return speak_alphabet(auto.from_pretrained(recipe.model, config=config))
-    except CrossDNAError:
-        raise
-    except (OSError, ValueError) as error:
-        raise CrossDNAError(f"{recipe.model}: {str(error).splitlines()[0]}") from error
 
 
-def _config(name: str) -> Any:
-    if name.startswith(RANDOM):
-        return _config(name.removeprefix(RANDOM))
+def _opened(name: str, *, trust_remote_code: bool = False) -> Opened | None:
+    """The checkpoint that a name stands for; None for a new model."""
     if name.startswith(NEW):
-        size = name.removeprefix(NEW)
-        if size not in NEW_SIZES:
-            raise CrossDNAError(
-                f"no size {size!r} of a new model; there are {', '.join(NEW_SIZES)}"
-            )
-        return CrossDNAConfig(**NEW_SIZES[size])
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        raise CrossDNAError(f"{name}: no config.json, so no checkpoint of a model")
-    if not path.exists() and (path.is_absolute() or len(path.parts) > 2):
-        raise CrossDNAError(f"{name}: no such directory")
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CrossDNAError(f"{name}: {str(error).splitlines()[0]}") from error
+        return None
+    return Opened(name.removeprefix(RANDOM), trust_remote_code=trust_remote_code)
 
 
-def has_poolings(name: str) -> bool:
+def _new_config(name: str) -> CrossDNAConfig:
+    size = name.removeprefix(NEW)
+    if size not in NEW_SIZES:
+        raise CrossDNAError(
+            f"no size {size!r} of a new model; there are {', '.join(NEW_SIZES)}"
+        )
+    return CrossDNAConfig(**NEW_SIZES[size])
+
+
+def _set_dropout(config: Any, rate: float) -> None:
+    if not isinstance(config, TokenizedConfig):
+        config.dropout = rate
+        return
+    names = config.family.dropouts
+    if not names:
+        raise CrossDNAError(
+            f"networks of type {config.network_type!r} have no dropout; leave it out"
+        )
+    config.network = {**(config.network or {}), **dict.fromkeys(names, rate)}
+
+
+def has_poolings(name: str, *, trust_remote_code: bool = False) -> bool:
     """Whether a model's sequence head is ours, whose `head_pooling` can be chosen."""
-    return _config(name).model_type == CrossDNAConfig.model_type
+    opened = _opened(name, trust_remote_code=trust_remote_code)
+    return opened is None or isinstance(opened.config, CrossDNAConfig | TokenizedConfig)
 
 
-def save_tokenizer(name: str, folder: Path) -> None:
+def save_tokenizer(name: str, folder: Path, *, trust_remote_code: bool = False) -> None:
     """Put the tokenizer of a model's family beside its checkpoint."""
-    if _config(name).model_type == CrossDNAConfig.model_type:
+    opened = _opened(name, trust_remote_code=trust_remote_code)
+    if opened is None or isinstance(opened.config, CrossDNAConfig):
         CrossDNATokenizer().save_pretrained(folder)
-    else:
-        AutoTokenizer.from_pretrained(name.removeprefix(RANDOM)).save_pretrained(folder)
+    elif not isinstance(opened.config, TokenizedConfig):
+        # Wrapped networks are saved with theirs.
+        load_tokenizer(opened.name).save_pretrained(folder)
 
 
 def restrict(model: PreTrainedModel, recipe: FinetuneRecipe) -> Any:
@@ -142,15 +158,21 @@ def restrict(model: PreTrainedModel, recipe: FinetuneRecipe) -> Any:
             "lora needs peft: pip install 'crossdna[finetune]'"
         ) from None
     heads = [name for name, _ in model.named_children() if f"{name}." != network]
-    targets = [
-        name
+    wrapped = isinstance(model.config, TokenizedConfig)
+    left_out = model.config.family.no_lora if wrapped else ()
+    targets = {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(network)
-    ]
+        if isinstance(module, nn.Linear | Conv1D)
+        and name.startswith(network)
+        and not name.endswith(left_out)
+    }
     config = LoraConfig(
         r=recipe.lora_rank,
         lora_alpha=2 * recipe.lora_rank,
-        target_modules=targets,
+        target_modules=list(targets),
+        # GPT-2 keeps its matrices the other way round.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in targets.values()),
         modules_to_save=heads,
     )
     with warnings.catch_warnings():

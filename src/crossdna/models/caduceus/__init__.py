@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -12,6 +13,7 @@ from crossdna.models.caduceus.configuration import CaduceusConfig
 from crossdna.models.caduceus.modeling import (
     CaduceusForMaskedLM,
     CaduceusForSequenceClassification,
+    CaduceusForTokenClassification,
     CaduceusModel,
 )
 from crossdna.tokenizers.character import CaduceusTokenizer
@@ -20,6 +22,7 @@ __all__ = [
     "CaduceusConfig",
     "CaduceusForMaskedLM",
     "CaduceusForSequenceClassification",
+    "CaduceusForTokenClassification",
     "CaduceusModel",
     "register",
 ]
@@ -32,5 +35,8 @@ def register() -> None:
     AutoModelForMaskedLM.register(CaduceusConfig, CaduceusForMaskedLM)
     AutoModelForSequenceClassification.register(
         CaduceusConfig, CaduceusForSequenceClassification
+    )
+    AutoModelForTokenClassification.register(
+        CaduceusConfig, CaduceusForTokenClassification
     )
     AutoTokenizer.register(CaduceusConfig, CaduceusTokenizer)

@@ -104,6 +104,7 @@ class CaduceusConfig(PreTrainedConfig):
     ssm_cfg: dict[str, Any] | None = None
     initializer_cfg: dict[str, Any] | None = None
     pooling_strategy: str = "mean"
+    head_dropout: float = 0.0
     pad_token_id: int | None = 4
     eos_token_id: int | None = 1
     sep_token_id: int | None = 1

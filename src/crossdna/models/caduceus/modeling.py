@@ -33,12 +33,13 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithNoAttention,
     MaskedLMOutput,
     SequenceClassifierOutput,
+    TokenClassifierOutput,
 )
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus.configuration import CaduceusConfig
 from crossdna.models.caduceus.published import published_names
-from crossdna.models.heads import pool_mean, sequence_loss, token_loss
+from crossdna.models.heads import TokenHead, pool_mean, sequence_loss, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.official import OfficialLayoutMixin, PublishedNames
 from crossdna.ops.selective_scan import selective_scan
@@ -500,3 +501,52 @@ class CaduceusForSequenceClassification(CaduceusPreTrainedModel):
         if mask is not None:
             hidden = hidden.masked_fill((mask == 0)[..., None], -torch.inf)
         return hidden.amax(1)
+
+
+class CaduceusForTokenClassification(CaduceusPreTrainedModel):
+    """Caduceus with one prediction per token.
+
+    Of a PS model the mean of both strands' predictions: that of the reverse complement
+    is the same, mirrored.
+    """
+
+    head_prefixes = ("head.",)
+
+    def __init__(self, config: CaduceusConfig) -> None:
+        super().__init__(config)
+        self.caduceus = CaduceusModel(config)
+        self.head = TokenHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **_unused: Any,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """Predict per token.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, output_hidden_states
+            As for `CaduceusModel.forward`.
+        labels : (batch, length) int64, optional
+            -100 where no loss is wanted.
+        """
+        output = self.caduceus(
+            input_ids, attention_mask, output_hidden_states=output_hidden_states
+        )
+        if self.config.rcps:
+            first, second = output.last_hidden_state.chunk(2, dim=-1)
+            logits = (self.head(first) + self.head(second.flip(-1))) / 2
+        else:
+            logits = self.head(output.last_hidden_state)
+        prediction = TokenClassifierOutput(
+            loss=None if labels is None else token_loss(logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+        )
+        return prediction if return_dict in (None, True) else prediction.to_tuple()

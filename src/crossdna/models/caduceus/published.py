@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PREFIX = "caduceus."
 COMPLEMENT = "complement_map"
+HEADS = ("lm_head.", "score.", "head.")
 
 
 def published_names(config: CaduceusConfig, *, language_model: bool) -> PublishedNames:
@@ -54,7 +55,7 @@ def published_names(config: CaduceusConfig, *, language_model: bool) -> Publishe
                 f"{mixer}.mamba_rev.{name}": f"{mixer}.mamba_fwd.{name}"
                 for name in _projections(config)
             }
-    return PublishedNames(required, aliases, constants, ("lm_head.", "score."))
+    return PublishedNames(required, aliases, constants, HEADS)
 
 
 def _projections(config: CaduceusConfig) -> dict[str, tuple[int, ...]]:

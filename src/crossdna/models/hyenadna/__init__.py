@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -12,6 +13,7 @@ from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 from crossdna.models.hyenadna.modeling import (
     HyenaDNAForCausalLM,
     HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
     HyenaDNAModel,
 )
 from crossdna.tokenizers.character import HyenaDNATokenizer
@@ -20,6 +22,7 @@ __all__ = [
     "HyenaDNAConfig",
     "HyenaDNAForCausalLM",
     "HyenaDNAForSequenceClassification",
+    "HyenaDNAForTokenClassification",
     "HyenaDNAModel",
     "register",
 ]
@@ -32,5 +35,8 @@ def register() -> None:
     AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
     AutoModelForSequenceClassification.register(
         HyenaDNAConfig, HyenaDNAForSequenceClassification
+    )
+    AutoModelForTokenClassification.register(
+        HyenaDNAConfig, HyenaDNAForTokenClassification
     )
     AutoTokenizer.register(HyenaDNAConfig, HyenaDNATokenizer)

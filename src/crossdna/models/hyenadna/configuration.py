@@ -70,6 +70,7 @@ class HyenaDNAConfig(PreTrainedConfig):
     hyena_dropout: float = 0.0
     hyena_filter_dropout: float = 0.0
     embed_dropout: float = 0.1
+    head_dropout: float = 0.0
     use_bias: bool = True
     layer_norm_epsilon: float = 1e-5
     initializer_range: float = 0.02

@@ -26,10 +26,11 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithNoAttention,
     CausalLMOutput,
     SequenceClassifierOutput,
+    TokenClassifierOutput,
 )
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.heads import sequence_loss
+from crossdna.models.heads import TokenHead, sequence_loss, token_loss
 from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 from crossdna.models.hyenadna.published import published_names
 from crossdna.models.linear import Linear
@@ -388,6 +389,47 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         logits = logits[torch.arange(len(logits), device=logits.device), last]
         prediction = SequenceClassifierOutput(
             loss=sequence_loss(self.config, logits, labels),
+            logits=logits,
+            hidden_states=output.hidden_states,
+        )
+        return prediction if return_dict in (None, True) else prediction.to_tuple()
+
+
+class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
+    """HyenaDNA with one prediction per token, from it and what is before it."""
+
+    head_prefixes = ("head.",)
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__(config)
+        self.hyena = HyenaDNAModel(config)
+        self.head = TokenHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **_unused: Any,
+    ) -> TokenClassifierOutput | tuple[Any, ...]:
+        """Predict per token.
+
+        Parameters
+        ----------
+        input_ids, attention_mask, output_hidden_states
+            As for `HyenaDNAModel.forward`.
+        labels : (batch, length) int64, optional
+            -100 where no loss is wanted.
+        """
+        output = self.hyena(
+            input_ids, attention_mask, output_hidden_states=output_hidden_states
+        )
+        logits = self.head(output.last_hidden_state)
+        prediction = TokenClassifierOutput(
+            loss=None if labels is None else token_loss(logits, labels),
             logits=logits,
             hidden_states=output.hidden_states,
         )

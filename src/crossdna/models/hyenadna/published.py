@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 
 PREFIX = "hyena."
-HEADS = ("lm_head.", "score.")
+HEADS = ("lm_head.", "score.", "head.")
 
 
 def published_names(config: HyenaDNAConfig, *, language_model: bool) -> PublishedNames:
