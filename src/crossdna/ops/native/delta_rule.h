@@ -265,7 +265,9 @@ inline void advance(int64_t kp, int64_t vp, Chunk& c, float* state) {
   product(kp, vp, CHUNK, c.kt, CHUNK, c.u, vp, state, vp, c.after[CHUNK - 1]);
 }
 
+// Clears what fills the state up too: a NaN there would reach the next head.
 inline void load_state(const Problem& p, const float* from, int64_t vp, float* state) {
+  std::memset(state, 0, padded(p.keys) * vp * 4);
   for (int64_t d = 0; d < p.keys; ++d)
     std::memcpy(state + d * vp, from + d * p.values, p.values * 4);
 }
