@@ -150,6 +150,25 @@ def test_batch_size_changes_nothing(behaviour, rng):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
 
 
+def test_long_rows_of_large_batches_give_what_they_give_alone(behaviour, rng):
+    """Tiles and groups of rows, with states that pass between the tiles."""
+    model = tiny_model(**{**behaviour, "block_size": 700})
+    ids = random_ids(rng, 6, 700)
+    mask = torch.ones_like(ids)
+    mask[2, 650:] = 0
+    with torch.no_grad():
+        branch = model.model.branch_a
+        x = model.model.features_forward(ids)
+        together, states = branch(x, mask != 0)
+        for row in range(6):
+            alone, state = branch(x[row : row + 1], mask[row : row + 1] != 0)
+            torch.testing.assert_close(together[row], alone[0], atol=1e-5, rtol=0)
+            for layer, same in zip(states, state, strict=True):
+                close = torch.testing.assert_close
+                close(layer.delta[row], same.delta[0], atol=1e-5, rtol=0)
+                assert torch.equal(layer.window.mask[row], same.window.mask[0])
+
+
 def test_context_crosses_blocks_only_when_recurrent(rng):
     ids = random_ids(rng, 1, 64)
     changed = ids.clone()

@@ -16,9 +16,11 @@ from crossdna.ops.gates import blend_norm, rms_norm, swiglu
 from crossdna.ops.short_conv import short_conv
 from crossdna.ops.window_attention import WindowCache, window_attention
 
-# Positions of all rows that a CPU passes through a branch at once; the least length.
+# Positions of all rows that a CPU passes through a branch at once.
 TILE_ROWS = 2048
-MINIMUM_TILE = 64
+# Tiles begin at multiples of this. Attention turns its keys relative to the beginning
+# of a block of as many queries: tiles of other lengths would round otherwise.
+TILE = 512
 
 
 class LayerState(NamedTuple):
@@ -227,11 +229,28 @@ class Branch(nn.Module):
         collect : list, optional
             Receives each layer's output.
         """
-        tile = _tile_length(x)
-        if collect is not None or tile >= x.shape[1]:
+        batch, length, _ = x.shape
+        if collect is not None or x.device.type != "cpu" or torch.is_grad_enabled():
             return self._read(x, mask, state, collect)
+        # A CPU is fastest when a layer's intermediates fit its cache, so inference
+        # passes tiles through the stack and carries the states along; training keeps
+        # them anyway. The size of the batch must not decide how a row is cut.
+        rows = max(1, TILE_ROWS // min(length, TILE))
+        if batch > rows:
+            parts = [
+                self.forward(
+                    x[here],
+                    None if mask is None else mask[here],
+                    None if state is None else _rows(state, here),
+                )
+                for here in (slice(i, i + rows) for i in range(0, batch, rows))
+            ]
+            return torch.cat([y for y, _ in parts]), _stacked([s for _, s in parts])
+        tile = max(TILE, TILE_ROWS // batch // TILE * TILE)
+        if tile >= length:
+            return self._read(x, mask, state, None)
         outputs = []
-        for start in range(0, x.shape[1], tile):
+        for start in range(0, length, tile):
             here = slice(start, start + tile)
             y, state = self._read(
                 x[:, here], None if mask is None else mask[:, here], state, None
@@ -256,13 +275,38 @@ class Branch(nn.Module):
         return self.norm(x), tuple(states)
 
 
-def _tile_length(x: Tensor) -> int:
-    """Bases that go through all layers together.
+def _rows(state: BranchState, rows: slice) -> BranchState:
+    """The states of some sequences of a batch."""
+    return tuple(
+        LayerState(
+            layer.conv[rows],
+            layer.delta[rows],
+            WindowCache(
+                layer.window.keys[rows],
+                layer.window.values[rows],
+                None if layer.window.mask is None else layer.window.mask[rows],
+            ),
+        )
+        for layer in state
+    )
 
-    A CPU is fastest when a layer's intermediates fit its cache, so inference passes
-    tiles through the stack and carries the states along; training keeps them anyway.
-    """
-    batch, length, _ = x.shape
-    if x.device.type != "cpu" or torch.is_grad_enabled():
-        return length
-    return max(MINIMUM_TILE, TILE_ROWS // batch // MINIMUM_TILE * MINIMUM_TILE)
+
+def _stacked(parts: list[BranchState]) -> BranchState:
+    """The states of the sequences of several batches."""
+    return tuple(
+        LayerState(
+            torch.cat([layer.conv for layer in layers]),
+            torch.cat([layer.delta for layer in layers]),
+            _stacked_windows([layer.window for layer in layers]),
+        )
+        for layers in zip(*parts, strict=True)
+    )
+
+
+def _stacked_windows(windows: list[WindowCache]) -> WindowCache:
+    masks = [window.mask for window in windows if window.mask is not None]
+    return WindowCache(
+        torch.cat([window.keys for window in windows]),
+        torch.cat([window.values for window in windows]),
+        torch.cat(masks) if masks else None,
+    )
