@@ -1,0 +1,119 @@
+"""What the cards of shipped weights say, from the files in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+
+from machine import RESULTS
+
+
+def read(name):
+    """A result, or None where it has not been measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def shown(value):
+    """An interval as estimate and half of its width."""
+    return f"{value['estimate']:.3f} ± {(value['high'] - value['low']) / 2:.3f}"
+
+
+def species_table(name):
+    """Bits per base and accuracy for each species and class of bases."""
+    result = read(f"pretrained-{name}")
+    if result is None:
+        return ""
+    how = result["rows"][0]["conditions"][0]["description"]
+    lines = [
+        f"Hidden bases of held-out blocks ({how}; "
+        "± half of the 95 % bootstrap interval over windows). Baselines see all other "
+        "bases of the window; they were fitted on the same training regions.",
+        "",
+        "| species | bases | model: bits | strand average | best Markov "
+        "| two-sided k-mer | model: accuracy | two-sided k-mer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        for group in row["conditions"][0]["groups"]:
+            scores = group["scores"]
+            names = list(scores)
+            markov, sides = names[-2:]
+            cells = [row["species"], f"{group['name']} ({group['positions']:,})"]
+            cells += [shown(scores[n]["bits"]) for n in names[:2]]
+            cells += [f"{shown(scores[markov]['bits'])} (order {markov.split('-')[1]})"]
+            cells += [shown(scores[sides]["bits"])]
+            cells += [shown(scores[n]["accuracy"]) for n in ("model", sides)]
+            lines.append("| " + " | ".join(cells) + " |")
+    strands = [
+        f"{row['species']} {row['strands']['single']['estimate']:.3f}"
+        for row in result["rows"]
+    ]
+    lines += [
+        "",
+        "Mean difference between the probabilities from the two strands: "
+        f"{', '.join(strands)}; none with strand averaging.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def context_table(name):
+    """Bits per base gained by longer context."""
+    result = read(f"context-{name}")
+    if result is None:
+        return ""
+    lengths = list(dict.fromkeys(row["length"] for row in result["rows"]))
+    lines = [
+        "Bits per base gained over a context of 256 bases, on the same hidden bases "
+        "(95 % interval at the longest):",
+        "",
+        "| species | model | " + " | ".join(f"{n:,}" for n in lengths[1:]) + " | |",
+        "|---|---|" + "---|" * len(lengths),
+    ]
+    kinds = dict.fromkeys((row["species"], row["model"]) for row in result["rows"])
+    for species, model in kinds:
+        rows = [
+            row
+            for row in result["rows"]
+            if (row["species"], row["model"]) == (species, model)
+        ]
+        gains = [f"{row['gain']['estimate']:+.4f}" for row in rows[1:]]
+        last = rows[-1]["gain"]
+        ends = f"{last['low']:+.4f} to {last['high']:+.4f}"
+        lines.append(f"| {species} | {model} | {' | '.join(gains)} | {ends} |")
+    return "\n".join([*lines, ""])
+
+
+def downstream_table(name):
+    """Tasks: pretrained against random start and baselines."""
+    result = read(f"downstream-{name}")
+    if result is None:
+        return ""
+    lines = []
+    for kind, title in (
+        ("probe", "A linear classifier on frozen embeddings"),
+        ("finetune", "The whole network fine-tuned"),
+    ):
+        rows = [row for row in result["rows"] if row["kind"] == kind]
+        if not rows:
+            continue
+        better = sum(row["gain"]["low"] > 0 for row in rows)
+        above = sum(row["gain"]["estimate"] > 0 for row in rows)
+        lines += [
+            f"{title}: MCC on test rows, mean of {rows[0]['seeds']} seeds. Pretrained "
+            f"is above the random start on {above} of {len(rows)} tasks, on {better} "
+            "with a 95 % interval above zero.",
+            "",
+            "| task | train rows | pretrained | random start | gain (95 %) | k-mer "
+            "baseline |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            gain = row["gain"]
+            lines.append(
+                f"| {row['task']} | {row['train_rows']:,} | {row['pretrained']:.3f} | "
+                f"{row['random']:.3f} | {gain['estimate']:+.3f} ({gain['low']:+.3f} to "
+                f"{gain['high']:+.3f}) | {row['kmer']:.3f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
