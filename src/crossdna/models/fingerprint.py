@@ -118,8 +118,14 @@ def _content(path: Path) -> bytes:
 
 
 def _canonical(table: dict[str, Any]) -> bytes:
-    kept = {key: value for key, value in table.items() if key not in _VOLATILE}
-    return json.dumps(kept, sort_keys=True, default=str).encode()
+    return json.dumps(_lasting(table), sort_keys=True, default=str).encode()
+
+
+def _lasting(value: Any) -> Any:
+    """Leave out, at any depth, what is no part of a configuration."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _lasting(own) for key, own in value.items() if key not in _VOLATILE}
 
 
 def _digest(content: bytes) -> str:

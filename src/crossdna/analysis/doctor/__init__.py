@@ -1,0 +1,1 @@
+"""Whether a model is what it seems: see `crossdna.analysis.doctor.examine`."""
