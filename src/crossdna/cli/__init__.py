@@ -31,6 +31,8 @@ VERBS: dict[str, str] = {
     "ism": "change every base of a locus and see what it does",
     "track": "what a model says along chromosomes, as bigWig",
     "score": "score variants: VCF in, the same VCF with scores out",
+    "generate": "write new sequences under constraints",
+    "doctor": "prove a model: weights, answers, padding, strands, speed",
     "models": "list the models this package knows, with a card each",
     "tokenizer": "train or create a tokenizer, or see its tokens on a sequence",
     "benchmark": "compare models on all tasks of a suite, with intervals",
