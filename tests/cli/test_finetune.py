@@ -166,8 +166,12 @@ def test_resume_trains_nothing_again(run, monkeypatch):
     from crossdna.training import finetune as verb
 
     monkeypatch.setattr(verb, "build_model", None)
+
+    def refuse(*_):
+        raise AssertionError("a finished baseline was fitted again")
+
     for name, baseline in BASELINES.items():
-        monkeypatch.setitem(BASELINES, name, baseline._replace(fit=None))
+        monkeypatch.setitem(BASELINES, name, baseline._replace(fit=refuse))
     assert finetune(*arguments, "--resume") == 0
     assert json.loads(files[1].read_text())["others"] == before[0]
     assert files[0].read_bytes() == before[1]

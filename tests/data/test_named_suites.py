@@ -40,6 +40,7 @@ def test_a_name_finds_the_tasks_that_belong_to_it(benchmarks):
     assert found.metric == "mcc"
     assert "26 of 28 tasks are not there" in found.notes[0]
     assert "no training file for EMP/H3" in found.notes[1]
+    assert not named_suites.choose_suite("gue", ["tf"], data=benchmarks).notes
     every = named_suites.choose_suite("gue", data=benchmarks, reduced_train=True)
     assert [task.name for task in every.tasks] == ["EMP/H3", "tf/0"]
 

@@ -78,3 +78,6 @@ def test_errors(tmp_path, rng):
     gue(tmp_path / "tf/0", rng)
     with pytest.raises(CrossDNAError, match="no task 'tf/7'; there are tf/0"):
         find_tasks(tmp_path, ["tf/7"])
+    gue(tmp_path / "EMP/H3", rng, ("dev", "test"))
+    with pytest.raises(CrossDNAError, match="'EMP/H3' has no training file; --reduced"):
+        find_tasks(tmp_path, ["EMP/H3"])

@@ -114,7 +114,9 @@ def choose_suite(
             f"{folder}: none of its tasks belongs to {suite} "
             f"({', '.join(definition.tasks[:6])}, ...)"
         )
-    return ChosenSuite(folder, tasks, definition.metric, _notes(definition, found))
+    # Who asks for some tasks need not be told about the others.
+    notes = [] if wanted else _notes(definition, found)
+    return ChosenSuite(folder, tasks, definition.metric, notes)
 
 
 def _folder(definition: SuiteDefinition, data: Path | None) -> Path:

@@ -67,7 +67,8 @@ def find_tasks(
     root = Path(folder)
     if not root.is_dir():
         raise CrossDNAError(f"{root}: no such folder; a suite is a folder of tasks")
-    found = [task for task in _walk(root, root) if reduced_train or not task.reduced]
+    every = _walk(root, root)
+    found = [task for task in every if reduced_train or not task.reduced]
     if not found:
         raise CrossDNAError(
             f"{root}: no task found; known are folders with train and test files or "
@@ -80,6 +81,11 @@ def find_tasks(
         fitting = [t for t in found if t.name == name] or [
             t for t in found if t.name.startswith(name)
         ]
+        if not fitting and any(task.name.startswith(name) for task in every):
+            raise CrossDNAError(
+                f"{root}: task {name!r} has no training file; --reduced-train trains "
+                "on its development file, which makes it another task"
+            )
         if not fitting:
             known = ", ".join(task.name for task in found[:20])
             raise CrossDNAError(f"{root}: no task {name!r}; there are {known}")
