@@ -26,6 +26,7 @@ LLAMA = {
     "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 24,
 }  # fmt: skip
 MAMBA = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "expand": 2}
+MAMBA2 = {**MAMBA, "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 16}
 # Name: model_type, tokenizer, sizes.
 CHECKPOINTS = {
     "dnabert": ("bert", "overlapping-3", BERT),
@@ -42,9 +43,7 @@ CHECKPOINTS = {
     "gemma": ("gemma", "bpe", LLAMA),
     "llama": ("llama", "bpe", LLAMA),
     "mamba": ("mamba", "separate-2", MAMBA),
-    "mamba2": (
-        "mamba2", "separate-1", {**MAMBA, "num_heads": 4, "head_dim": 8, "n_groups": 1},
-    ),
+    "mamba2": ("mamba2", "separate-1", MAMBA2),
 }  # fmt: skip
 
 

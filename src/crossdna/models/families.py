@@ -39,7 +39,8 @@ class Family:
     dropouts : tuple of str
         The configuration's names of dropout rates.
     no_lora : tuple of str
-        Linear layers whose weights are read past their forward method.
+        Linear layers that are not used, or whose weights are read past their forward
+        method.
     """
 
     objective: Objective
@@ -102,6 +103,7 @@ FAMILIES: Final = {
         pooler=True,
         unused=(_POSITIONS, _POOLER, r"(^|\.)contact_head\.", r"\.inv_freq$"),
         dropouts=_BERT_DROPOUTS,
+        no_lora=("contact_head.regression",),
     ),
     "gemma": Family(objective="causal"),
     "gemma2": Family(objective="causal"),
