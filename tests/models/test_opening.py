@@ -1,0 +1,209 @@
+"""What keeps a checkpoint from being opened is an error that names it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from crossdna import alphabet
+from crossdna.analysis.inference import embeddings, load_model, sequence_logits
+from crossdna.errors import CrossDNAError
+from crossdna.models.fingerprint import weights_fingerprint
+from crossdna.models.opening import Opened
+from crossdna.tokenizers.kmer import OverlappingKmerTokenizer
+from tests.family_checkpoints import save
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A copy of a checkpoint that a test may spoil."""
+
+    def make(name):
+        path = tmp_path / name
+        shutil.copytree(save(name, folder), path)
+        return path
+
+    return make
+
+
+def spoil(path, change):
+    weights = load_file(path / WEIGHTS)
+    change(weights)
+    save_file(weights, path / WEIGHTS, {"format": "pt"})
+
+
+def random_ids(length=30):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 4, (2, length)))
+
+
+KEY = "bert.encoder.layer.1.output.dense.weight"
+
+
+@pytest.mark.parametrize("task", ["masked-lm", "embedding", "classification"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop(KEY), "missing key '.*encoder.layer.1.output.dense.weight'"),
+        (
+            lambda w: w.update({KEY: w[KEY][:5].clone()}),
+            r"dense.weight' has shape \(5,",
+        ),
+        (lambda w: w.update({KEY: w[KEY].long()}), "dense.weight' holds I64"),
+        (
+            lambda w: w.update({"bert.encoder.layer.7.x": w[KEY].clone()}),
+            r"unknown key 'bert.encoder.layer.7.x'",
+        ),
+        (
+            lambda w: w.update({"somewhere.else": w[KEY].clone()}),
+            r"unknown key 'somewhere.else'",
+        ),
+    ],
+)
+def test_spoiled_weights(change, message, task, copy):
+    path = copy("dnabert")
+    spoil(path, change)
+    with pytest.raises(CrossDNAError, match=message):
+        load_model(path, task, "cpu")
+
+
+def test_weights_that_nothing_reads_may_be_missing_or_left_over(copy):
+    path = copy("nucleotide-transformer")
+    whole = weights_fingerprint(load_model(path, "masked-lm", "cpu"))
+
+    def change(weights):
+        for key in [key for key in weights if "contact_head" in key]:
+            del weights[key]
+        weights["esm.embeddings.position_ids"] = torch.arange(140)[None]
+        weights["esm.pooler.dense.bias"] = torch.zeros(16)
+
+    spoil(path, change)
+    first, second = (load_model(path, "masked-lm", "cpu") for _ in range(2))
+    # Nothing of them is random, so the fingerprint is the same every time.
+    assert weights_fingerprint(first) == weights_fingerprint(second) != whole
+
+
+def test_a_damaged_file(copy):
+    path = copy("dnabert")
+    content = (path / WEIGHTS).read_bytes()
+    (path / WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CrossDNAError, match=r"model\.safetensors: cannot be read"):
+        load_model(path, "masked-lm", "cpu")
+    (path / WEIGHTS).unlink()
+    with pytest.raises(CrossDNAError, match=r"no model\.safetensors"):
+        load_model(path, "masked-lm", "cpu")
+
+
+def test_weights_in_older_files_and_in_shards(copy):
+    path = copy("dnabert")
+    expected = embeddings(load_model(path, "embedding", "cpu"), random_ids())
+    weights = load_file(path / WEIGHTS)
+    (path / WEIGHTS).unlink()
+    torch.save(weights, path / "pytorch_model.bin")
+    got = embeddings(load_model(path, "embedding", "cpu"), random_ids())
+    assert torch.equal(got, expected)
+    torch.save(weights | {KEY: weights[KEY].long()}, path / "pytorch_model.bin")
+    with pytest.raises(CrossDNAError, match=r"dense\.weight' holds torch\.int64"):
+        load_model(path, "embedding", "cpu")
+    (path / "pytorch_model.bin").unlink()
+    names = {
+        key: f"model-0000{1 + i % 2}-of-00002.safetensors"
+        for i, key in enumerate(weights)
+    }
+    for file in set(names.values()):
+        part = {key: weights[key] for key, own in names.items() if own == file}
+        save_file(part, path / file, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": names}
+    (path / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    got = embeddings(load_model(path, "embedding", "cpu"), random_ids())
+    assert torch.equal(got, expected)
+    (path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CrossDNAError, match=r"names model-00002-of-00002"):
+        load_model(path, "embedding", "cpu")
+
+
+def test_another_vocabulary(copy):
+    path = copy("dnabert")
+    OverlappingKmerTokenizer(4).save_pretrained(path)
+    with pytest.raises(CrossDNAError, match=r"has 261 tokens.*vectors for 69"):
+        load_model(path, "embedding", "cpu")
+
+
+def test_no_tokenizer(copy):
+    path = copy("grover")
+    (path / "tokenizer.json").write_text("{")
+    with pytest.raises(CrossDNAError, match="no tokenizer could be loaded"):
+        load_model(path, "embedding", "cpu")
+    for file in path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(CrossDNAError, match="tokenizer"):
+        load_model(path, "embedding", "cpu")
+
+
+def test_another_padding_token_than_positions_are_counted_by(copy):
+    path = copy("gena-roberta")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"pad_token_id": 7}))
+    with pytest.raises(CrossDNAError, match=r"pads with 3.*pad_token_id 7"):
+        load_model(path, "embedding", "cpu")
+
+
+def test_unknown_families_and_tasks(folder, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(CrossDNAError, match=r"no family .* 't5' .* bert"):
+        load_model(tmp_path, "embedding", "cpu")
+    with pytest.raises(CrossDNAError, match="'gpt2' cannot do 'masked-lm'"):
+        load_model(save("gpt2", folder), "masked-lm", "cpu")
+    with pytest.raises(CrossDNAError, match="'bert' cannot do 'causal-lm'"):
+        load_model(save("dnabert", folder), "causal-lm", "cpu")
+
+
+def test_the_path_decides_nothing(folder, tmp_path):
+    path = tmp_path / "hyenadna-caduceus-gpt2"
+    shutil.copytree(save("dnabert", folder), path)
+    model = load_model(path, "masked-lm", "cpu")
+    assert type(model.network.net).__name__ == "BertForMaskedLM"
+    assert Opened(path).task == "masked-lm"
+
+
+@pytest.mark.parametrize("name", ["grover", "gpt2", "nucleotide-transformer"])
+def test_heads_that_were_fine_tuned_elsewhere(name, tmp_path):
+    """Read as they are, with strands, batches and padding on the outside."""
+    path = save(name, tmp_path, AutoModelForSequenceClassification, num_labels=3)
+    assert Opened(path).task == "classification"
+    model = load_model(path, "classification", "cpu")
+    raw = AutoModelForSequenceClassification.from_pretrained(path).eval()
+    ids = random_ids()
+    spans = model.reader.read([row.numpy().astype(np.uint8) for row in ids])
+    for row, found in zip(ids, spans, strict=True):
+        with torch.no_grad():
+            expected = raw(torch.from_numpy(found.ids)[None]).logits
+        got = sequence_logits(model, row[None])
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    batch = torch.full((2, 30), alphabet.PAD)
+    batch[0], batch[1, 9:] = ids[0], ids[1, 9:]
+    both = sequence_logits(model, batch, batch != alphabet.PAD, strand_average=True)
+    alone = sequence_logits(model, ids[1:, 9:], strand_average=True)
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
+    # A new head may be put on it, and then nothing of the old one is read.
+    bare = Opened(path).model("classification", new_head=True)
+    assert type(bare.network.net).__name__.endswith("Model")
+
+
+def test_a_masked_head_is_not_made_up(tmp_path):
+    path = save("grover", tmp_path, AutoModelForTokenClassification, num_labels=3)
+    with pytest.raises(CrossDNAError, match=r"missing key 'cls\.predictions"):
+        load_model(path, "masked-lm", "cpu")
