@@ -2,11 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import torch
 
 from crossdna import CrossDNAForMaskedLM, CrossDNATokenizer
+from crossdna.models.conversion import convert_checkpoint
 from crossdna.models.fingerprint import fingerprint
+from crossdna.models.record import answer, question, read_record
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_the_same_from_another_place(tiny_checkpoint, tmp_path):
@@ -44,3 +49,17 @@ def test_each_part_has_its_own_digits(tiny_checkpoint, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 9}))
     assert fingerprint(model, copy).tokenizer != first.tokenizer
     assert len({str(first), str(weights), str(changed)}) == 3
+
+
+def test_conversion_leaves_a_record(tmp_path):
+    convert_checkpoint(GOLDEN / "crossdna_tiny", tmp_path / "ours")
+    record = read_record(tmp_path / "ours")
+    model = CrossDNAForMaskedLM.from_pretrained(tmp_path / "ours")
+    assert record.fingerprint == fingerprint(model, tmp_path / "ours")._asdict()
+    said = answer(model, question(model, record.sequence))[0]
+    torch.testing.assert_close(said, torch.tensor(record.answer), atol=1e-5, rtol=0)
+    # The published checkpoint itself says the same.
+    published = CrossDNAForMaskedLM.from_pretrained(GOLDEN / "crossdna_tiny")
+    said = answer(published, question(published, record.sequence))[0]
+    torch.testing.assert_close(said, torch.tensor(record.answer), atol=1e-5, rtol=0)
+    assert read_record(GOLDEN / "crossdna_tiny") is None

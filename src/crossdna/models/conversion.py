@@ -11,6 +11,7 @@ from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, claim_output_directory
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM, published
 from crossdna.models.loading import read_weights
+from crossdna.models.record import write_record
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 
 EXTRAS_FILE = "published_extras.safetensors"
@@ -63,6 +64,7 @@ def convert_checkpoint(source: str | Path, destination: str | Path) -> Conversio
         CrossDNATokenizer().save_pretrained(staging)
         if extras:
             save_file(extras, staging / EXTRAS_FILE)
+        write_record(staging)
     return ConversionReport(
         model.config.model_type, model.num_parameters(), len(extras), EXTRAS_FILE
     )

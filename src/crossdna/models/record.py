@@ -107,6 +107,20 @@ def question(model: Any, sequence: str) -> torch.Tensor:
     return ids.to(next(model.parameters()).device)
 
 
+def longest_sequence(model: Any) -> int | None:
+    """Bases that a model surely reads at once; None where there is no limit."""
+    if not hasattr(model, "reader"):
+        return getattr(model.config, "max_seq_len", None)
+    network = model.network.net.config
+    tokens = model.config.family.longest(network)
+    if tokens is None:
+        return None
+    reader = model.reader
+    overlapping = getattr(reader, "overlapping", False)
+    # Two special tokens around, and what is left over between k-mers.
+    return (tokens - 2) * (1 if overlapping else reader.unit) - reader.unit
+
+
 def write_record(directory: str | Path, *, trust_remote_code: bool = False) -> Record:
     """Load a checkpoint as it lies there, ask it, and keep its answer beside it.
 
@@ -117,14 +131,15 @@ def write_record(directory: str | Path, *, trust_remote_code: bool = False) -> R
     """
     opened = Opened(directory, trust_remote_code=trust_remote_code)
     model = opened.model(opened.task)
-    said = answer(model, question(model, SEQUENCE))[0]
+    asked = SEQUENCE[: longest_sequence(model)]
+    said = answer(model, question(model, asked))[0]
     rows = said.reshape(-1, said.shape[-1]).double().cpu().numpy()
     record = Record(
         version=crossdna.__version__,
         torch=str(torch.__version__),
         task=opened.task,
         fingerprint=fingerprint(model, directory)._asdict(),
-        sequence=SEQUENCE,
+        sequence=asked,
         answer=np.round(rows, _DECIMALS).tolist(),
     )
     with atomic_open(Path(directory) / RECORD_NAME) as handle:

@@ -20,6 +20,7 @@ from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_open
+from crossdna.models.record import write_record
 from crossdna.training.checkpoints import complete_checkpoints
 from crossdna.training.finetune_data import TrainingRows, target_scale
 from crossdna.training.finetune_model import (
@@ -376,6 +377,9 @@ def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> Ru
     with atomic_directory(folder) as staging:
         save_model(merged(network), staging)
         save_tokenizer(model, staging)
+        # Code that came with a checkpoint is not run again without being asked for.
+        if not getattr(network.config, "remote_code", False):
+            write_record(staging)
         replace(trainer.card, thresholds=thresholds).write(staging)
         with atomic_open(staging / RESULT_NAME) as handle:
             json.dump(facts, handle, indent=1)

@@ -24,6 +24,7 @@ from crossdna.config import from_table, to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
 from crossdna.models.building import new_language_model, require_reads
+from crossdna.models.record import write_record
 from crossdna.training.checkpoints import (
     best_path,
     checkpoint_step,
@@ -359,6 +360,7 @@ def _write_result(
                 shutil.copy(best_path(trainer.folder, best) / part, folder / part)
         else:
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        write_record(folder)
         for file in folder.iterdir():
             with atomic_path(output / file.name) as temporary:
                 shutil.copy(file, temporary)

@@ -30,7 +30,13 @@ from crossdna.analysis.inference import pick_device
 from crossdna.analysis.supervised.benchmark import PeakMemory
 from crossdna.models.fingerprint import Fingerprint, fingerprint
 from crossdna.models.opening import Opened
-from crossdna.models.record import RECORD_NAME, Record, answer, read_record
+from crossdna.models.record import (
+    RECORD_NAME,
+    Record,
+    answer,
+    longest_sequence,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +99,7 @@ def examine(
         Called with 1 after each of `steps(lengths)` parts.
     """
     record = read_record(opened.name)
-    longest = longest_sequence(model, opened)
+    longest = longest_sequence(model)
     texts = [text[:_ASKED] for text in real_sequences().values()]
     if longest is not None:
         texts = [text[: longest - longest % 2] for text in texts]
@@ -147,20 +153,6 @@ def load_for_examination(
 def steps(lengths: Sequence[int]) -> int:
     """How many parts an examination has."""
     return 13 + len(lengths)
-
-
-def longest_sequence(model: Any, opened: Opened) -> int | None:
-    """Bases that a model surely reads at once; None where there is no limit."""
-    if not hasattr(model, "reader"):
-        return getattr(model.config, "max_seq_len", None)
-    network = model.network.net.config
-    tokens = model.config.family.longest(network)
-    if tokens is None:
-        return None
-    reader = model.reader
-    overlapping = getattr(reader, "overlapping", False)
-    # Two special tokens around, and what is left over between k-mers.
-    return (tokens - 2) * (1 if overlapping else reader.unit) - reader.unit
 
 
 def measure_speed(model: Any, length: int) -> Speed:
