@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
+    add_trust_option(parser)
     parser.add_argument(
         "--set",
         action="append",
@@ -117,7 +120,7 @@ def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
 
     table = {
         "model": "", "epochs": arguments.epochs, "batch_size": arguments.batch_size,
-        "device": arguments.device,
+        "device": arguments.device, "trust_remote_code": arguments.trust_remote_code,
     }  # fmt: skip
     for text in arguments.overrides:
         override(table, text)
@@ -196,7 +199,6 @@ def _fit(
     from crossdna.analysis.supervised.baselines import BASELINES
     from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.analysis.supervised.probing import ProbeModel
-    from crossdna.models.vocabulary import speak_alphabet
     from crossdna.training.finetune import finetune
 
     def baseline() -> Fitted:
@@ -204,7 +206,12 @@ def _fit(
         return benchmark.Fitted(fitted)
 
     def probe() -> Fitted:
-        network = speak_alphabet(load_model(model, "embedding", arguments.device))
+        network = load_model(
+            model,
+            "embedding",
+            arguments.device,
+            trust_remote_code=recipe.trust_remote_code,
+        )
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
         return benchmark.Fitted(fitted, parameters=size)
@@ -212,7 +219,12 @@ def _fit(
     def trained() -> Fitted:
         own = replace(recipe, model=model, seeds=(seed,))
         result = finetune(own, sets.train, sets.valid, folder)
-        best = FinetunedModel.load(result.best.folder, arguments.device, model)
+        best = FinetunedModel.load(
+            result.best.folder,
+            arguments.device,
+            model,
+            trust_remote_code=recipe.trust_remote_code,
+        )
         return benchmark.Fitted(best, best.card.thresholds, result.best.parameters)
 
     if model in BASELINES:

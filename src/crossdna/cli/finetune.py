@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossdna.cli.labelled_options import add_input_options
+from crossdna.cli.model_options import add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--seeds", type=int, default=1, help="models to train")
     train.add_argument("--trials", type=int, default=0, help="rounds of a search")
     train.add_argument("--device", default="auto")
+    add_trust_option(parser)
     train.add_argument(
         "--set",
         action="append",
@@ -108,6 +110,7 @@ def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
         for name in (
             "model", "method", "head", "strands", "epochs", "batch_size", "lr",
             "patience", "class_weights", "max_length", "precision", "trials", "device",
+            "trust_remote_code",
         )
         if getattr(arguments, name) is not None
     }  # fmt: skip
@@ -193,7 +196,12 @@ def _baselines(
     def random_start() -> Predictor:
         random = finetune(start, sets.train, sets.valid, runs / "random-weights")
         name = "the same network from random weights"
-        return FinetunedModel.load(random.best.folder, recipe.device, name)
+        return FinetunedModel.load(
+            random.best.folder,
+            recipe.device,
+            name,
+            trust_remote_code=recipe.trust_remote_code,
+        )
 
     path = runs / BASELINES_NAME / "random-weights.json"
     return [*found, judged_once(path, random_start, sets)]
@@ -221,9 +229,12 @@ def _report(
             shutil.copy(file, temporary)
     device = result.recipe.device
     name = f"CrossDNA ({Path(arguments.model).name})"
-    model = FinetunedModel.load(output, device, name)
+    trust = result.recipe.trust_remote_code
+    model = FinetunedModel.load(output, device, name, trust_remote_code=trust)
     seeds = {
-        f"seed {one.seed}": FinetunedModel.load(one.folder, device)
+        f"seed {one.seed}": FinetunedModel.load(
+            one.folder, device, trust_remote_code=trust
+        )
         for one in result.runs
     }
     judged, per_seed = finetune_report.judge_all(model, seeds, sets)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.model_options import add_trust_option
+
 if TYPE_CHECKING:
     import argparse
 
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     table = read_sequences(
         arguments.input, sequence_column=arguments.sequence_column, genome=genome
     )
-    model = finetuned.FinetunedModel.load(arguments.model, devices[0])
+    trust = arguments.trust_remote_code
+    model = finetuned.FinetunedModel.load(
+        arguments.model, devices[0], trust_remote_code=trust
+    )
     card = model.card
     sample = finetuned.empty_scores(card)
     finetuned.joined(
@@ -82,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     starts = range(0, len(table), size)
     chunks = ((n, table.ids[s : s + size]) for n, s in enumerate(starts))
-    job = finetuned.PredictJob(arguments.model, arguments.batch_bases)
+    job = finetuned.PredictJob(arguments.model, arguments.batch_bases, trust)
     with progress("predicting", len(table), "sequences") as advance:
         run_chunks(
             job,

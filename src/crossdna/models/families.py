@@ -133,3 +133,8 @@ FAMILIES: Final = {
     ),
 }
 """Families of transformers that are wrapped, by model_type."""
+
+
+def unknown_family(objective: Objective) -> Family:
+    """What is assumed of a network whose code comes with the checkpoint."""
+    return Family(objective=objective, unused=(_POSITIONS, _POOLER), dropouts=())

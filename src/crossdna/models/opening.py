@@ -97,10 +97,28 @@ class Opened:
         model_type = raw.get("model_type")
         own = model_type in (*NATIVE, TokenizedConfig.model_type)
         self.wrapped = not own
+        # Our own families read official files with code beside them without that code.
+        code = raw.get("auto_map") if self.wrapped else _network_of(raw).get("auto_map")
+        if code:
+            self._require_trust(raw if self.wrapped else _network_of(raw))
         if own:
             self._plain()
         else:
             self._wrap(raw)
+        if code:
+            self.config.code = self.name
+
+    def _require_trust(self, raw: dict[str, Any]) -> None:
+        if self.trust_remote_code:
+            return
+        files = ", ".join(sorted(map(str, raw["auto_map"].values())))
+        raise CrossDNAError(
+            f"{self.name}: a model of type {raw.get('model_type')!r} that brings code "
+            f"of its own ({files}); nothing here reads its weights without it. Running "
+            "it means running a program of the checkpoint's authors with all your "
+            "rights: it can read, change and send your files. Look at it first; if you "
+            "trust it, give --trust-remote-code"
+        )
 
     def _plain(self) -> None:
         try:
@@ -113,15 +131,6 @@ class Opened:
 
     def _wrap(self, raw: dict[str, Any]) -> None:
         model_type, code = raw.get("model_type"), raw.get("auto_map")
-        if code and not self.trust_remote_code:
-            raise CrossDNAError(
-                f"{self.name}: a model of type {model_type!r} that brings code of its "
-                f"own ({', '.join(sorted(map(str, code.values())))}); nothing here "
-                "reads its weights without it. Running it means running a program of "
-                "the checkpoint's authors with all your rights: it can read, change "
-                "and send your files. Look at it first; if you trust it, give "
-                "--trust-remote-code"
-            )
         if not code and model_type not in FAMILIES:
             known = ", ".join(sorted((*NATIVE, *FAMILIES)))
             raise CrossDNAError(
@@ -180,7 +189,7 @@ class Opened:
             return self._wrapper(task, random=random, own_head=own_head)
         except CrossDNAError:
             raise
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CrossDNAError(f"{self.name}: {reason}") from error
 
@@ -208,17 +217,17 @@ class Opened:
     def _wrapper(self, task: Task, *, random: bool, own_head: bool) -> Any:
         wrapper = _WRAPPERS[task]
         self.config.part = "language" if task.endswith("-lm") else "base"
+        code = (self.config.network or {}).get("auto_map")
+        if code and "AutoModel" not in code and self.config.part == "base":
+            # The network is taken out of the class with a language head.
+            self.config.part = "language"
         if own_head:
             wrapper, self.config.part = OwnHeadForSequenceClassification, "sequence"
             network = self.config.network_config()
             self.config.id2label = network.id2label
             self.config.label2id = network.label2id
         tokenizer = load_tokenizer(self.name, trust_remote_code=self.trust_remote_code)
-        net = None
-        if not random:
-            net = load_network(
-                self.name, self.config, trust_remote_code=self.trust_remote_code
-            )
+        net = None if random else load_network(self.name, self.config)
         model = wrapper(self.config, net)
         try:
             model.read_with(tokenizer)
@@ -226,6 +235,11 @@ class Opened:
             raise CrossDNAError(f"{self.name}: {error}") from None
         model.name_or_path = self.name
         return model.to(torch.float32)
+
+
+def _network_of(raw: dict[str, Any]) -> dict[str, Any]:
+    """The wrapped network's part of a raw configuration; empty where there is none."""
+    return raw.get("network") or {}
 
 
 def require_directory(name: str) -> None:

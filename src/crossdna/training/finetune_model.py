@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 from transformers.pytorch_utils import Conv1D
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import CrossDNAConfig
@@ -132,13 +133,17 @@ def has_poolings(name: str, *, trust_remote_code: bool = False) -> bool:
     return opened is None or isinstance(opened.config, CrossDNAConfig | TokenizedConfig)
 
 
-def save_tokenizer(name: str, folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Put the tokenizer of a model's family beside its checkpoint."""
-    opened = _opened(name, trust_remote_code=trust_remote_code)
+def save_tokenizer(name: str, folder: Path) -> None:
+    """Put the tokenizer of a model's family beside its checkpoint.
+
+    Wrapped networks are saved with theirs, which stays.
+    """
+    if (folder / TOKENIZER_CONFIG_FILE).exists():
+        return
+    opened = _opened(name)
     if opened is None or isinstance(opened.config, CrossDNAConfig):
         CrossDNATokenizer().save_pretrained(folder)
-    elif not isinstance(opened.config, TokenizedConfig):
-        # Wrapped networks are saved with theirs.
+    else:
         load_tokenizer(opened.name).save_pretrained(folder)
 
 

@@ -14,7 +14,6 @@ from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
-from crossdna.models.vocabulary import speak_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,9 +43,19 @@ class FinetunedModel:
 
     @classmethod
     def load(
-        cls, folder: str | Path, device: str = "auto", name: str | None = None
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        name: str | None = None,
+        *,
+        trust_remote_code: bool = False,
     ) -> FinetunedModel:
         """Load what ``crossdna finetune`` wrote.
+
+        Parameters
+        ----------
+        trust_remote_code
+            Run code that came with the network.
 
         Raises
         ------
@@ -57,9 +66,13 @@ class FinetunedModel:
         if not path.is_dir():
             raise CrossDNAError(f"{folder}: no such directory")
         card = TaskCard.read(path)
-        per_base = card.task.kind == "per-base"
-        model = load_model(path, "per-base" if per_base else "classification", device)
-        return cls(name or str(folder), speak_alphabet(model), card)
+        model = load_model(
+            path,
+            "per-base" if card.task.kind == "per-base" else "classification",
+            device,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(name or str(folder), model, card)
 
     def on_strands(self, strands: Strands) -> FinetunedModel:
         """The same model, asked with or without averaging over the strands."""
@@ -187,10 +200,13 @@ class PredictJob:
 
     folder: str
     bases_per_batch: int
+    trust_remote_code: bool = False
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load the model for this process."""
-        loaded = FinetunedModel.load(self.folder, device)
+        loaded = FinetunedModel.load(
+            self.folder, device, trust_remote_code=self.trust_remote_code
+        )
         model = replace(loaded, bases_per_batch=self.bases_per_batch)
 
         def work(sequences: Sequence[NDArray[np.uint8]]) -> Arrays:

@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 _FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
-def load_network(
-    name: str | Path, config: TokenizedConfig, *, trust_remote_code: bool = False
-) -> PreTrainedModel:
+def load_network(name: str | Path, config: TokenizedConfig) -> PreTrainedModel:
     """Load the network of a checkpoint in float32.
 
     Parameters
@@ -49,8 +47,6 @@ def load_network(
         Directory or hub id.
     config
         Its wrapped configuration; `part` says which class is wanted.
-    trust_remote_code
-        Run code that comes with the checkpoint.
 
     Raises
     ------
@@ -64,7 +60,8 @@ def load_network(
     if config.part == "base" and config.family.pooler:
         options["add_pooling_layer"] = False
     if config.remote_code:
-        options["trust_remote_code"] = trust_remote_code
+        config.remote_class(auto.__name__)
+        options["trust_remote_code"] = True
     else:
         options["config"] = config.network_config()
     try:
@@ -119,8 +116,14 @@ def _refuse_faults(
             f"{type(net).__name__} would stay random there"
         )
     heads = config.family.heads if config.part == "base" else ()
+    prefix = f"{net.base_model_prefix}." if config.remote_code else ""
+
+    def is_head(key: str) -> bool:
+        own = config.part == "base" and config.remote_code
+        return key.startswith(heads) or (own and not key.startswith(prefix))
+
     unknown = [key for key in info["unexpected_keys"] if counts(key)]
-    unknown = sorted(key for key in unknown if not key.startswith(heads))
+    unknown = sorted(key for key in unknown if not is_head(key))
     if unknown:
         raise CrossDNAError(
             f"{name}: unknown key {unknown[0]!r} (of {len(unknown)}), which a "

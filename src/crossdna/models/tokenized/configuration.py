@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, Family
+from crossdna.models.families import FAMILIES, Family, unknown_family
 
 Part = Literal["base", "language", "sequence", "token"]
 
@@ -26,6 +27,8 @@ class TokenizedConfig(PreTrainedConfig):
         "masked" or "causal".
     head_pooling, head_length, head_dropout, head_motifs, head_width
         Of our heads; see `crossdna.models.heads`.
+    code : str, optional
+        Directory or hub id with code for the network that the user lets run; not saved.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class TokenizedConfig(PreTrainedConfig):
     head_dropout: float = 0.0
     head_motifs: int = 0
     head_width: int = 0
+    code: str | None = None
 
     @property
     def network_type(self) -> str:
@@ -53,7 +57,7 @@ class TokenizedConfig(PreTrainedConfig):
     def family(self) -> Family:
         """The network's entry in the table; a plain one for code of its own."""
         if self.remote_code:
-            return Family(objective=self.objective)  # type: ignore[arg-type]
+            return unknown_family(self.objective)  # type: ignore[arg-type]
         if self.network_type not in FAMILIES:
             raise CrossDNAError(
                 f"networks of type {self.network_type!r} are not wrapped; there are "
@@ -75,4 +79,30 @@ class TokenizedConfig(PreTrainedConfig):
     def network_config(self) -> Any:
         """The network's configuration as its own class."""
         assert self.network is not None
+        if self.remote_code:
+            return self.remote_class("AutoConfig")(**self.network)
         return AutoConfig.for_model(**self.network)
+
+    def remote_class(self, auto: str) -> Any:
+        """A class of the checkpoint's own code, by the Auto class it stands for.
+
+        Raises
+        ------
+        CrossDNAError
+            The user has not allowed that code to run, or it has no such class.
+        """
+        classes = (self.network or {}).get("auto_map", {})
+        if self.code is None:
+            raise CrossDNAError(
+                "this network's code comes with the checkpoint and was not allowed to "
+                "run; open it with trust_remote_code (--trust-remote-code)"
+            )
+        if auto not in classes:
+            raise CrossDNAError(f"{self.code}: its code has no class for {auto}")
+        return get_class_from_dynamic_module(classes[auto], self.code)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the permission to run code, which is given anew each time."""
+        table = super().to_dict()
+        table.pop("code", None)
+        return table

@@ -10,7 +10,8 @@ what it gets alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
 )
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import (
     BaseModelOutput,
     MaskedLMOutput,
@@ -38,9 +40,6 @@ from crossdna.models.tokenized.configuration import Part, TokenizedConfig
 from crossdna.models.tokenized.letters import base_log_probabilities
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.reading import Reader, make_reader
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def network_class(part: Part, objective: str) -> Any:
@@ -82,7 +81,21 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
         return (model, info) if want_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save network, head and tokenizer."""
+        """Save network, head and tokenizer, and code that came with the network."""
+        if self.config.remote_code:
+            base: Any = self.base_model
+            net = base.net
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for part in net, net.config:
+                custom_object_save(part, save_directory)
+            assert self.config.network is not None
+            classes = self.config.network["auto_map"]
+            # The code lies beside the weights now, not in a repository elsewhere.
+            local = {
+                key: name.split("--")[-1] if isinstance(name, str) else name
+                for key, name in classes.items()
+            }
+            self.config.network = {**self.config.network, "auto_map": local}
         super().save_pretrained(save_directory, *args, **kwargs)
         self.reader.tokenizer.save_pretrained(save_directory)
 
@@ -150,8 +163,12 @@ class TokenizedModel(TokenizedPreTrainedModel):
 
     def check_vocabulary(self, tokenizer: Any) -> None:
         """Refuse a tokenizer that has more or fewer tokens than there are vectors."""
-        vectors: Any = self.get_input_embeddings()
-        rows = int(vectors.weight.shape[0])
+        try:
+            vectors: Any = self.get_input_embeddings()
+            rows = int(vectors.weight.shape[0])
+        except NotImplementedError:
+            # Code that came with a checkpoint need not say where they are.
+            rows = int(self.net.config.vocab_size)
         tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
         filled = rows % 8 == 0 and tokens <= rows < tokens + _FILLING
         if rows != tokens and not filled:
@@ -212,6 +229,9 @@ class TokenizedModel(TokenizedPreTrainedModel):
 def random_network(config: TokenizedConfig) -> PreTrainedModel:
     """Make a network with random weights, without layers that nothing here reads."""
     auto = network_class(config.part, config.objective)  # type: ignore[arg-type]
+    if config.remote_code:
+        made = config.remote_class(auto.__name__)
+        return made._from_config(config.network_config())
     bare = config.part == "base" and config.family.pooler
     return auto.from_config(
         config.network_config(), **({"add_pooling_layer": False} if bare else {})
