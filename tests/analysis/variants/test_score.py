@@ -6,7 +6,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crossdna import alphabet
+from crossdna import (
+    CrossDNAConfig,
+    CrossDNAForMaskedLM,
+    CrossDNAForSequenceClassification,
+    alphabet,
+)
 from crossdna.analysis.inference import load_model
 from crossdna.analysis.variants.score import ScoreSettings, score_alleles, score_names
 from crossdna.data.genome import Genome
@@ -192,6 +197,37 @@ def test_neighbours_and_batches_change_nothing(model, classifier, bases, genome)
         skipped = [row for row, allele in enumerate(alleles) if allele.skip]
         assert len(skipped) == 40
         assert all(np.isnan(values[skipped]).all() for values in together.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "window"),
+    [
+        (CrossDNAForMaskedLM, "llr", 512),
+        (CrossDNAForMaskedLM, "llr", 544),
+        (CrossDNAForSequenceClassification, "head", 544),
+        (CrossDNAForMaskedLM, "distance", 544),
+    ],
+)
+def test_a_score_depends_on_its_variant_alone(tmp_path, rng, kind, score, window):
+    """Random weights of the paper's size multiply what was rounded otherwise.
+
+    From 512 bases on, attention rounds otherwise when it is read in parts.
+    """
+    torch.manual_seed(0)
+    model = kind(CrossDNAConfig(residual=False)).eval()
+    bases = "".join(rng.choice(list("ACGT"), 2000))
+    (tmp_path / "g.fa").write_text(f">c\n{bases}\n")
+    genome = Genome.open(tmp_path / "g.fa", cache=tmp_path / "cache")
+    alleles = [
+        read_allele(genome, "c", p, bases[p], "A" if bases[p] != "A" else "C", window)
+        for p in (1200, 501, 503, 506, 508)
+    ]
+    many = ScoreSettings(scores=(score,), window=window, batch_size=5)
+    one = ScoreSettings(scores=(score,), window=window, batch_size=1)
+    together = score_alleles(model, genome, alleles, many)
+    alone = score_alleles(model, genome, alleles[1:2], one)
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name][1], values[0], atol=1e-5, rtol=0)
 
 
 def test_head_is_the_difference_of_logits(classifier, bases, genome):

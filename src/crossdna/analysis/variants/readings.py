@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from crossdna.analysis.inference import (
 from crossdna.analysis.likelihood import log_likelihoods
 from crossdna.analysis.variants.reuse import (
     can_reuse,
+    fewest_edits,
     logits_of_one_window,
     marginals_of_one_window,
 )
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
     from crossdna.analysis.variants.score import ScoreSettings
     from crossdna.data.variants import Window, WindowPair
-
-# From so many edits of one window on, reading the window itself first pays.
-_WORTH_SHARING: Final = 4
 
 
 def masked_marginals(
@@ -85,7 +83,8 @@ def _shared(
         rows.setdefault(ids.tobytes(), []).append(row)
     shared, alone = [], []
     for same in rows.values():
-        if len(same) >= _WORTH_SHARING and can_reuse(model, len(windows[same[0]])):
+        length = len(windows[same[0]])
+        if can_reuse(model, length) and len(same) >= fewest_edits(model, length):
             shared.append(same)
         else:
             alone += same

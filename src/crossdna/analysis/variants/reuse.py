@@ -5,31 +5,30 @@ changed, the forward strand is the reference's up to that base and the reverse s
 the reference's down to it. Their states there are computed once, and each edited copy
 is read from there on: half of the work when the base is in the middle. For the
 prediction at the edited base itself, only what the bridge reaches is fused.
+
+Where a copy is cut depends on its edit alone, never on which other edits are asked for,
+so that neighbours do not decide how it is rounded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.nn import functional as F
 
 from crossdna import alphabet
 from crossdna.analysis.inference import asking
+from crossdna.analysis.variants.edits import EditedWindow
 from crossdna.models.crossdna import CrossDNAModel
-from crossdna.models.crossdna.bridge import BRIDGE_DILATIONS, BRIDGE_KERNEL
-from crossdna.models.crossdna.layers import LayerState
-from crossdna.models.crossdna.modeling import STEM_REACH
-from crossdna.ops.window_attention import WindowCache
+from crossdna.models.crossdna.layers import TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    from crossdna.models.crossdna.layers import Branch, BranchState
-
-_BRIDGE_REACH = max(BRIDGE_DILATIONS) * (BRIDGE_KERNEL // 2)
+# From so many edits of one window on, reading the window itself first pays.
+_WORTH_SHARING: Final = 4
 
 
 def can_reuse(model: Any, length: int) -> bool:
@@ -39,6 +38,17 @@ def can_reuse(model: Any, length: int) -> bool:
         return False
     size = network.config.block_size
     return network.config.strand_alignment == "locus" or size is None or length <= size
+
+
+def fewest_edits(model: Any, length: int) -> int:
+    """How many edits of a window of `length` bases are read as copies of one window.
+
+    Where both ways round alike, the faster one is taken. Where they do not, a CPU takes
+    the same way for a single edit, which costs no more, so that a score does not depend
+    on how many others there are. Batches of a GPU are too good to be left for that.
+    """
+    exact = length <= min(TILE, model.base_model.config.window_size)
+    return 1 if model.device.type == "cpu" and not exact else _WORTH_SHARING
 
 
 def masked_probabilities(
@@ -64,7 +74,7 @@ def masked_probabilities(
         for the other strand.
     """
     with asking(model):
-        window = _Window(model.base_model, ids)
+        window = EditedWindow(model.base_model, ids)
         edits = torch.full((len(positions),), alphabet.MASK, device=ids.device)
         hidden = [
             window.hidden_at_edits(part)
@@ -90,7 +100,7 @@ def edited_logits(
         What is put there.
     """
     with asking(model):
-        window = _Window(model.base_model, ids)
+        window = EditedWindow(model.base_model, ids)
         outputs = [
             model.head(window.hidden_everywhere(part), None).float()
             for part in window.read(positions, bases, group, whole=True)
@@ -147,257 +157,3 @@ def logits_of_one_window(
         complements = alphabet.complement_ids(bases[order]).flip(0)
         mean = (mean + edited_logits(model, other, mirrored, complements).flip(0)) / 2
     return mean[order.argsort()]
-
-
-class _Block(NamedTuple):
-    """A block of one strand in reading order, and the branch that reads it."""
-
-    start: int
-    end: int
-    branch: Branch
-
-
-class _Group(NamedTuple):
-    """Edits that lie close together."""
-
-    rows: slice
-    positions: Tensor
-    """(edits,)"""
-    first: int
-    """First base whose features an edit changes."""
-    behind: int
-    """First base behind those."""
-    low: int
-    """First base whose representation is wanted."""
-    high: int
-    """First base behind those."""
-
-
-class _Read(NamedTuple):
-    """What both strands give for a group, each (edits, high - low, d_model)."""
-
-    group: _Group
-    forward: Tensor
-    reverse: Tensor
-
-
-class _Strand:
-    """One strand of the reference, in reading order, read as far as was asked."""
-
-    def __init__(self, features: Tensor, blocks: list[_Block], recurrent: bool) -> None:
-        self.features = features
-        self.blocks = blocks
-        self.recurrent = recurrent
-        self._at = 0
-        self._state: BranchState | None = None
-        self._outputs = [features[:, :0]]
-
-    def state_at(self, place: int) -> BranchState | None:
-        """Read on to `place`, which never goes back, and give the state there."""
-        if place > self._at:
-            x = self.features[:, self._at : place]
-            y, self._state = self.read(x, self._at, self._state)
-            self._outputs.append(y)
-            self._at = place
-        return self._state
-
-    def outputs(self, start: int, end: int) -> Tensor:
-        """What the reference gives from `start` to `end`, as far as it was read."""
-        if len(self._outputs) > 1:
-            self._outputs = [torch.cat(self._outputs, dim=1)]
-        return self._outputs[0][:, start:end]
-
-    def read(
-        self, x: Tensor, start: int, state: BranchState | None
-    ) -> tuple[Tensor, BranchState | None]:
-        """Read features that stand at `start`, changing branches between blocks."""
-        outputs = [x[:, :0]]
-        end = start + x.shape[1]
-        for block in self.blocks:
-            low, high = max(start, block.start), min(end, block.end)
-            if low >= high:
-                continue
-            if low == block.start and not self.recurrent:
-                state = None
-            y, state = block.branch(x[:, low - start : high - start], None, state)
-            outputs.append(y)
-        return torch.cat(outputs, dim=1), state
-
-
-class _Window:
-    """A window as it is, and copies of it with one base changed."""
-
-    def __init__(self, network: CrossDNAModel, ids: Tensor) -> None:
-        self.network = network
-        self.ids = ids
-        self.length = len(ids)
-        size = network.config.block_size or self.length
-        bounds = [
-            (start, min(start + size, self.length))
-            for start in range(0, self.length, size)
-        ]
-        self.bounds = bounds
-        branches = network.branch_a, network.branch_b
-        recurrent = network.config.block_context == "recurrent"
-        self.forward = _Strand(
-            network.features_forward(ids[None]),
-            [_Block(*bound, branches[i % 2]) for i, bound in enumerate(bounds)],
-            recurrent,
-        )
-        mirrored = [
-            _Block(self.length - end, self.length - start, branches[1 - i % 2])
-            for i, (start, end) in enumerate(bounds)
-        ]
-        self.reverse = _Strand(
-            network.features_reverse(ids[None]).flip(1), mirrored[::-1], recurrent
-        )
-
-    def read(
-        self, positions: Sequence[int], bases: Tensor, group: int, *, whole: bool
-    ) -> Iterator[_Read]:
-        """Read groups of edits; `whole` for all bases, else the edited block's."""
-        groups = self._groups(positions, group, whole)
-        # The reverse strand is read towards the left, so its last group comes first.
-        behind = [self.length - part.behind for part in groups]
-        reverse_states = [self.reverse.state_at(place) for place in behind[::-1]][::-1]
-        for part, reverse_state in zip(groups, reverse_states, strict=True):
-            edited = self.ids.repeat(len(part.positions), 1)
-            edited.scatter_(1, part.positions[:, None], bases[part.rows, None])
-            ahead = self._read_strand(
-                self.forward,
-                self._features(self.network.features_forward, edited, part),
-                part.first,
-                (part.low, part.high),
-                self.forward.state_at(part.first),
-            )
-            back = self._read_strand(
-                self.reverse,
-                self._features(self.network.features_reverse, edited, part).flip(1),
-                self.length - part.behind,
-                (self.length - part.high, self.length - part.low),
-                reverse_state,
-            )
-            yield _Read(part, ahead, back.flip(1))
-
-    def _groups(self, positions: Sequence[int], size: int, whole: bool) -> list[_Group]:
-        groups: list[_Group] = []
-        start = 0
-        while start < len(positions):
-            low, high = next(b for b in self.bounds if b[0] <= positions[start] < b[1])
-            end = start + 1
-            while end < min(start + size, len(positions)) and positions[end] < high:
-                end += 1
-            chosen = positions[start:end]
-            groups.append(
-                _Group(
-                    slice(start, end),
-                    torch.tensor(chosen, device=self.ids.device),
-                    max(0, chosen[0] - STEM_REACH),
-                    min(self.length, chosen[-1] + STEM_REACH + 1),
-                    0 if whole else low,
-                    self.length if whole else high,
-                )
-            )
-            start = end
-        return groups
-
-    @staticmethod
-    def _features(stem: Any, edited: Tensor, part: _Group) -> Tensor:
-        """Features of the bases that the group's edits reach, in forward order."""
-        left = edited[:, max(0, part.first - STEM_REACH) : part.first]
-        right = edited[:, part.behind : part.behind + STEM_REACH]
-        return stem(edited[:, part.first : part.behind], left, right)
-
-    @staticmethod
-    def _read_strand(
-        strand: _Strand,
-        changed: Tensor,
-        start: int,
-        wanted: tuple[int, int],
-        state: BranchState | None,
-    ) -> Tensor:
-        """Outputs (edits, wanted, d_model) of copies with `changed` features.
-
-        All places are in the strand's reading order.
-        """
-        low, high = wanted
-        edits, behind = len(changed), start + changed.shape[1]
-        rest = strand.features[:, behind:high].expand(edits, -1, -1)
-        x = torch.cat([changed, rest], dim=1)
-        y, _ = strand.read(x, start, _expanded(state, edits))
-        before = strand.outputs(low, start).expand(edits, -1, -1)
-        return torch.cat([before, y[:, max(0, low - start) : high - start]], dim=1)
-
-    def hidden_everywhere(self, part: _Read) -> Tensor:
-        """Representation (edits, length, d_model) of a group read whole."""
-        fused = []
-        for number, (low, high) in enumerate(self.bounds):
-            a, b = part.forward[:, low:high], part.reverse[:, low:high]
-            a, b = (a, b) if number % 2 == 0 else (b, a)
-            fused.append(self.network.fuse(a, b).hidden)
-        return torch.cat(fused, dim=1)
-
-    def hidden_at_edits(self, part: _Read) -> Tensor:
-        """Representation (edits, d_model) of the edited bases."""
-        group = part.group
-        number = next(i for i, bound in enumerate(self.bounds) if bound[0] == group.low)
-        a, b = part.forward, part.reverse
-        a, b = (a, b) if number % 2 == 0 else (b, a)
-        first = int(group.positions[0]) - group.low - _BRIDGE_REACH
-        last = int(group.positions[-1]) - group.low + _BRIDGE_REACH
-        near = slice(max(0, first), last + 1)
-        hidden = fuse_part(self.network, a, b, near)
-        places = group.positions - group.low - near.start
-        return hidden[torch.arange(len(places), device=places.device), places]
-
-
-def fuse_part(network: CrossDNAModel, a: Tensor, b: Tensor, near: slice) -> Tensor:
-    """Fuse a part of a block as `CrossDNAModel.fuse` does within the whole.
-
-    Right only where the bridge's convolutions do not reach beyond the part, unless the
-    block ends there.
-
-    Parameters
-    ----------
-    a, b : (batch, block, d_model)
-        The branches' outputs for the whole block.
-    near
-        The part.
-
-    Returns
-    -------
-    (batch, part, d_model)
-    """
-    bridge = network.bridge
-    x, y = a[:, near], b[:, near]
-    if bridge is not None:
-        mean_a, mean_b = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
-        to_a = bridge.local_a(y + bridge.context_b(y)) + bridge.global_a(mean_b)
-        to_b = bridge.local_b(x + bridge.context_a(x)) + bridge.global_b(mean_a)
-        gate = bridge.gate(torch.cat([x, y, x - y, x * y], dim=-1)).sigmoid()
-        gate_a, gate_b = gate.chunk(2, dim=-1)
-        x, y = bridge.norm_a(x + gate_a * to_a), bridge.norm_b(y + gate_b * to_b)
-    x, y = network.project_a(x), network.project_b(y)
-    logits = network.fusion_gate(torch.cat([x, y], dim=-1))
-    logits = logits / network.config.gate_temperature
-    weight = 0.5 if network.config.gate_frozen else logits.sigmoid()
-    blended = y + weight * (x - y)
-    return F.layer_norm(blended, (x.shape[-1],), eps=network.config.norm_eps)
-
-
-def _expanded(state: BranchState | None, batch: int) -> BranchState | None:
-    """The state of one sequence for a batch of copies."""
-    if state is None:
-        return None
-
-    def copies(x: Tensor) -> Tensor:
-        return x.expand(batch, *x.shape[1:])
-
-    return tuple(
-        LayerState(
-            copies(layer.conv),
-            copies(layer.delta),
-            WindowCache(copies(layer.window.keys), copies(layer.window.values), None),
-        )
-        for layer in state
-    )

@@ -21,6 +21,8 @@ TILE_ROWS = 2048
 # Tiles begin at multiples of this. Attention turns its keys relative to the beginning
 # of a block of as many queries: tiles of other lengths would round otherwise.
 TILE = 512
+# The last tile may be longer by this share.
+REST = 4
 
 
 class LayerState(NamedTuple):
@@ -247,11 +249,11 @@ class Branch(nn.Module):
             ]
             return torch.cat([y for y, _ in parts]), _stacked([s for _, s in parts])
         tile = max(TILE, TILE_ROWS // batch // TILE * TILE)
-        if tile >= length:
-            return self._read(x, mask, state, None)
         outputs = []
-        for start in range(0, length, tile):
-            here = slice(start, start + tile)
+        # A short rest goes with the tile before it.
+        starts = range(0, max(1, length - tile // REST), tile)
+        for start, end in zip(starts, (*starts[1:], length), strict=True):
+            here = slice(start, end)
             y, state = self._read(
                 x[:, here], None if mask is None else mask[:, here], state, None
             )

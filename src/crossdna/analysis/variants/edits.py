@@ -1,0 +1,349 @@
+"""Copies of a window with one base changed, read from where they differ.
+
+A copy's edit lies in a cell of the window; where the copy is cut is a matter of the
+cell. At such places both strands can be read in two parts with the bits of one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+from crossdna.models.crossdna.bridge import BRIDGE_DILATIONS, BRIDGE_KERNEL
+from crossdna.models.crossdna.layers import LayerState
+from crossdna.models.crossdna.modeling import STEM_REACH
+from crossdna.ops.window_attention import WindowCache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from crossdna.models.crossdna import CrossDNAModel
+    from crossdna.models.crossdna.bridge import TokenBridge
+    from crossdna.models.crossdna.layers import Branch, BranchState
+
+_BRIDGE_REACH: Final = max(BRIDGE_DILATIONS) * (BRIDGE_KERNEL // 2)
+# Tokens that the compiled delta rule takes at once: cutting between them is exact.
+_CHUNK: Final = 16
+_CELL: Final = 2 * _CHUNK
+
+
+class _Block(NamedTuple):
+    """A block of one strand in reading order, and the branch that reads it."""
+
+    start: int
+    end: int
+    branch: Branch
+
+
+class _Group(NamedTuple):
+    """Edits of one cell."""
+
+    rows: slice
+    positions: Tensor
+    """(edits,)"""
+    first: int
+    """Where the forward strand is cut; no edit changes a feature before."""
+    behind: int
+    """Where the reverse strand is cut; no edit changes a feature from here on."""
+    low: int
+    """First base whose representation is wanted."""
+    high: int
+    """First base behind those."""
+
+
+class _Read(NamedTuple):
+    """What both strands give for a group, each (edits, high - low, d_model)."""
+
+    group: _Group
+    forward: Tensor
+    reverse: Tensor
+
+
+class _Prefix(NamedTuple):
+    """The reference of one strand up to a place."""
+
+    outputs: Tensor
+    """(1, place, d_model)"""
+    state: BranchState | None
+
+
+class _Strand:
+    """One strand of the reference, in reading order."""
+
+    def __init__(self, features: Tensor, blocks: list[_Block], recurrent: bool) -> None:
+        self.features = features
+        self.blocks = blocks
+        self.recurrent = recurrent
+        # Neighbouring groups are cut at the same place.
+        self._last: tuple[int, _Prefix] | None = None
+
+    def cut(self, place: int) -> int:
+        """Round down to where reading in two parts gives the same bits as in one."""
+        block = next(b for b in reversed(self.blocks) if b.start <= place)
+        return block.start + (place - block.start) // _CHUNK * _CHUNK
+
+    def prefix(self, place: int) -> _Prefix:
+        """Read the reference up to `place`, always in one go."""
+        if self._last is None or self._last[0] != place:
+            self._last = place, _Prefix(*self.read(self.features[:, :place], 0, None))
+        return self._last[1]
+
+    def read(
+        self, x: Tensor, start: int, state: BranchState | None
+    ) -> tuple[Tensor, BranchState | None]:
+        """Read features that stand at `start`, changing branches between blocks."""
+        outputs = [x[:, :0]]
+        end = start + x.shape[1]
+        for block in self.blocks:
+            low, high = max(start, block.start), min(end, block.end)
+            if low >= high:
+                continue
+            if low == block.start and not self.recurrent:
+                state = None
+            y, state = block.branch(x[:, low - start : high - start], None, state)
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), state
+
+
+class EditedWindow:
+    """A window as it is, and copies of it with one base changed.
+
+    Parameters
+    ----------
+    network
+    ids : (length,) int64
+    """
+
+    def __init__(self, network: CrossDNAModel, ids: Tensor) -> None:
+        self.network = network
+        self.ids = ids
+        self.length = len(ids)
+        size = network.config.block_size or self.length
+        bounds = [
+            (start, min(start + size, self.length))
+            for start in range(0, self.length, size)
+        ]
+        self.bounds = bounds
+        branches = network.branch_a, network.branch_b
+        recurrent = network.config.block_context == "recurrent"
+        self.forward = _Strand(
+            network.features_forward(ids[None]),
+            [_Block(*bound, branches[i % 2]) for i, bound in enumerate(bounds)],
+            recurrent,
+        )
+        mirrored = [
+            _Block(self.length - end, self.length - start, branches[1 - i % 2])
+            for i, (start, end) in enumerate(bounds)
+        ]
+        self.reverse = _Strand(
+            network.features_reverse(ids[None]).flip(1), mirrored[::-1], recurrent
+        )
+
+    def read(
+        self, positions: Sequence[int], bases: Tensor, group: int, *, whole: bool
+    ) -> Iterator[_Read]:
+        """Read groups of edits.
+
+        Parameters
+        ----------
+        positions
+            Ascending.
+        bases : (edits,) int64
+            What is put there.
+        group
+            Most edits in one batch.
+        whole
+            For all bases; else for those of the edited block.
+        """
+        for part in self._groups(positions, group, whole):
+            edited = self.ids.repeat(len(part.positions), 1)
+            edited.scatter_(1, part.positions[:, None], bases[part.rows, None])
+            ahead = self._read_strand(
+                self.forward,
+                self._features(self.network.features_forward, edited, part),
+                part.first,
+                (part.low, part.high),
+            )
+            back = self._read_strand(
+                self.reverse,
+                self._features(self.network.features_reverse, edited, part).flip(1),
+                self.length - part.behind,
+                (self.length - part.high, self.length - part.low),
+            )
+            yield _Read(part, ahead, back.flip(1))
+
+    def _groups(self, positions: Sequence[int], size: int, whole: bool) -> list[_Group]:
+        groups: list[_Group] = []
+        start = 0
+        while start < len(positions):
+            low, high = next(b for b in self.bounds if b[0] <= positions[start] < b[1])
+            cell = positions[start] // _CELL * _CELL
+            beyond = min(high, cell + _CELL)
+            end = start + 1
+            while end < min(start + size, len(positions)) and positions[end] < beyond:
+                end += 1
+            behind = min(self.length, cell + _CELL + STEM_REACH)
+            groups.append(
+                _Group(
+                    slice(start, end),
+                    torch.tensor(positions[start:end], device=self.ids.device),
+                    self.forward.cut(max(0, cell - STEM_REACH)),
+                    self.length - self.reverse.cut(self.length - behind),
+                    0 if whole else low,
+                    self.length if whole else high,
+                )
+            )
+            start = end
+        return groups
+
+    @staticmethod
+    def _features(stem: Any, edited: Tensor, part: _Group) -> Tensor:
+        """Features of the bases that the group's edits reach, in forward order."""
+        left = edited[:, max(0, part.first - STEM_REACH) : part.first]
+        right = edited[:, part.behind : part.behind + STEM_REACH]
+        return stem(edited[:, part.first : part.behind], left, right)
+
+    @staticmethod
+    def _read_strand(
+        strand: _Strand, changed: Tensor, start: int, wanted: tuple[int, int]
+    ) -> Tensor:
+        """Outputs (edits, wanted, d_model) of copies with `changed` features.
+
+        All places are in the strand's reading order.
+        """
+        low, high = wanted
+        edits, behind = len(changed), start + changed.shape[1]
+        before = strand.prefix(start)
+        rest = strand.features[:, behind:high].expand(edits, -1, -1)
+        x = torch.cat([changed, rest], dim=1)
+        y, _ = strand.read(x, start, _expanded(before.state, edits))
+        same = before.outputs[:, low:start].expand(edits, -1, -1)
+        return torch.cat([same, y[:, max(0, low - start) : high - start]], dim=1)
+
+    def hidden_everywhere(self, part: _Read) -> Tensor:
+        """Representation (edits, length, d_model) of a group read whole."""
+        fused = []
+        for number, (low, high) in enumerate(self.bounds):
+            ahead = _Stream(part.forward[:, low:high], 0, part.group.first - low)
+            back = _Stream(
+                part.reverse[:, low:high], part.group.behind - low, high - low
+            )
+            a, b = (ahead, back) if number % 2 == 0 else (back, ahead)
+            fused.append(_fuse_copies(self.network, a, b))
+        return torch.cat(fused, dim=1)
+
+    def hidden_at_edits(self, part: _Read) -> Tensor:
+        """Representation (edits, d_model) of the edited bases."""
+        group = part.group
+        number = next(i for i, bound in enumerate(self.bounds) if bound[0] == group.low)
+        a, b = part.forward, part.reverse
+        a, b = (a, b) if number % 2 == 0 else (b, a)
+        first = int(group.positions[0]) - group.low - _BRIDGE_REACH
+        last = int(group.positions[-1]) - group.low + _BRIDGE_REACH
+        near = slice(max(0, first), last + 1)
+        bridge, x, y = self.network.bridge, a[:, near], b[:, near]
+        if bridge is not None:
+            # The convolutions do not reach from outside the part to the edits.
+            from_a = bridge.local_b(x + bridge.context_a(x))
+            from_b = bridge.local_a(y + bridge.context_b(y))
+            x, y = _exchange(bridge, x, y, from_a, from_b, _means(a, b))
+        hidden = _blend(self.network, x, y)
+        places = group.positions - group.low - near.start
+        return hidden[torch.arange(len(places), device=places.device), places]
+
+
+class _Stream(NamedTuple):
+    """What one strand gives for a block of some copies."""
+
+    outputs: Tensor
+    """(edits, block, d_model)"""
+    start: int
+    """From here to `end`, which may lie outside the block, all copies are the same."""
+    end: int
+
+    def around(self, context: nn.Module, local: nn.Module) -> Tensor:
+        """What the bridge sends from here, (edits, block, d_model).
+
+        Where the copies are the same around a base, it is computed once for all.
+        """
+        edits, length, _ = self.outputs.shape
+        start = 0 if self.start <= 0 else min(self.start + _BRIDGE_REACH, length)
+        end = length if self.end >= length else max(self.end - _BRIDGE_REACH, 0)
+
+        def part(rows: int, low: int, high: int) -> Tensor:
+            first = max(0, low - _BRIDGE_REACH)
+            x = self.outputs[:rows, first : high + _BRIDGE_REACH]
+            sent: Tensor = local((x + context(x))[:, low - first : high - first])
+            return sent.expand(edits, -1, -1)
+
+        if end <= start:
+            return part(edits, 0, length)
+        parts = [part(1, start, end)]
+        if start:
+            parts.insert(0, part(edits, 0, start))
+        if end < length:
+            parts.append(part(edits, end, length))
+        return torch.cat(parts, dim=1)
+
+
+def _fuse_copies(network: CrossDNAModel, a: _Stream, b: _Stream) -> Tensor:
+    """Fuse a block of all copies as `CrossDNAModel.fuse` does."""
+    bridge = network.bridge
+    x, y = a.outputs, b.outputs
+    if bridge is not None:
+        from_a = a.around(bridge.context_a, bridge.local_b)
+        from_b = b.around(bridge.context_b, bridge.local_a)
+        x, y = _exchange(bridge, x, y, from_a, from_b, _means(x, y))
+    return _blend(network, x, y)
+
+
+def _means(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    return a.mean(1, keepdim=True), b.mean(1, keepdim=True)
+
+
+def _exchange(
+    bridge: TokenBridge,
+    a: Tensor,
+    b: Tensor,
+    from_a: Tensor,
+    from_b: Tensor,
+    means: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The bridge for given messages (batch, part, d_model) and means of the block."""
+    to_a = from_b + bridge.global_a(means[1])
+    to_b = from_a + bridge.global_b(means[0])
+    gate = bridge.gate(torch.cat([a, b, a - b, a * b], dim=-1)).sigmoid()
+    gate_a, gate_b = gate.chunk(2, dim=-1)
+    return bridge.norm_a(a + gate_a * to_a), bridge.norm_b(b + gate_b * to_b)
+
+
+def _blend(network: CrossDNAModel, a: Tensor, b: Tensor) -> Tensor:
+    """What follows the bridge, (batch, part, d_model)."""
+    a, b = network.project_a(a), network.project_b(b)
+    logits = network.fusion_gate(torch.cat([a, b], dim=-1))
+    logits = logits / network.config.gate_temperature
+    weight = 0.5 if network.config.gate_frozen else logits.sigmoid()
+    blended = b + weight * (a - b)
+    return F.layer_norm(blended, (a.shape[-1],), eps=network.config.norm_eps)
+
+
+def _expanded(state: BranchState | None, batch: int) -> BranchState | None:
+    """The state of one sequence for a batch of copies."""
+    if state is None:
+        return None
+
+    def copies(x: Tensor) -> Tensor:
+        return x.expand(batch, *x.shape[1:])
+
+    return tuple(
+        LayerState(
+            copies(layer.conv),
+            copies(layer.delta),
+            WindowCache(copies(layer.window.keys), copies(layer.window.values), None),
+        )
+        for layer in state
+    )
