@@ -16,11 +16,17 @@ from transformers import (
 
 from crossdna import alphabet
 from crossdna.config import from_table
+from crossdna.data.windows import Locus, Window
 from crossdna.errors import CrossDNAError
+from crossdna.models.building import new_language_model
 from crossdna.tokenizers.bpe import train_byte_pairs
 from crossdna.tokenizers.kmer import OverlappingKmerTokenizer, separate_kmer_tokenizer
 from crossdna.training.pretrain import pretrain
-from crossdna.training.pretraining_recipe import PretrainRecipe
+from crossdna.training.pretraining_recipe import (
+    PretrainRecipe,
+    model_config,
+    window_encoding,
+)
 
 _TRANSFORMER = {
     "hidden_size": 16,
@@ -121,6 +127,31 @@ def test_trains_resumes_and_loads(recipe, tmp_path, name):
     assert size == (10 if name in ("caduceus", "hyenadna") else 9)
     assert model(batch["input_ids"]).logits.shape[:2] == (1, size)
     assert AutoConfig.from_pretrained(out).model_type == name
+
+
+@pytest.mark.parametrize("name", ["crossdna", *SIZES])
+def test_every_weight_that_learns_has_a_gradient(recipe, name):
+    """Data parallel training waits for the gradient of each of them."""
+    size = {"d_model": 16, "depth": 1, "num_heads": 2, "head_dim": 8, "block_size": 16}
+    size |= {"attention_heads": 2}
+    mine = recipe(name, model=size if name == "crossdna" else None)
+    encoding = window_encoding(mine)
+    model = new_language_model(model_config(mine.model, encoding.tokenizer))
+    options = {"output_branches": True} if name == "crossdna" else {}
+    output = model(input_ids=torch.tensor([encoding_ids(encoding)]), **options)
+    loss = output.logits.square().mean()
+    if name == "crossdna":
+        loss = loss + output.fusion_logits.mean()
+    loss.backward()
+    idle = [
+        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None
+    ]
+    assert idle == []
+
+
+def encoding_ids(encoding):
+    """Ids of a few bases for a model with this encoding."""
+    return encoding.tokenizer("ACGTTGCAACGTACGT" * 2)["input_ids"][:32]
 
 
 def test_one_id_per_base_is_the_alphabets_own(recipe, tmp_path):
@@ -229,9 +260,6 @@ def test_a_tokenizer_that_is_not_there(recipe, tmp_path):
 
 
 def test_the_same_bases_are_hidden_for_all_families(recipe, rng):
-    from crossdna.data.windows import Locus, Window
-    from crossdna.training.pretraining_recipe import window_encoding
-
     ids = rng.integers(0, 5, 40).astype(np.uint8)
     ones = np.ones(40, np.float32)
     window = Window(3, ids, ones, Locus("toy", "one", 0, 40, "+"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -61,6 +62,9 @@ def default_tokenizer(model_type: str) -> Any:
 def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """Build a family's language model with random weights from torch's generator.
 
+    Weights that no computation reads do not learn: data parallel training would wait
+    for their gradients.
+
     Raises
     ------
     CrossDNAError
@@ -69,11 +73,17 @@ def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     masked = objective_of(config.model_type) == "masked"
     auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
     try:
-        return auto.from_config(config)
+        model = auto.from_config(config)
     except CrossDNAError:
         raise
     except (ValueError, RuntimeError, AssertionError) as error:
         raise CrossDNAError(f"model: {str(error).splitlines()[0]}") from error
+    if config.model_type in FAMILIES:
+        unused = FAMILIES[config.model_type].unused
+        for name, parameter in model.named_parameters():
+            if any(re.search(pattern, name) for pattern in unused):
+                parameter.requires_grad = False
+    return model
 
 
 def require_reads(model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
