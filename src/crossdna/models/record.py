@@ -109,10 +109,14 @@ def question(model: Any, sequence: str) -> torch.Tensor:
 
 def longest_sequence(model: Any) -> int | None:
     """Bases that a model surely reads at once; None where there is no limit."""
+    limits = [_longest_read(model), getattr(model.config, "head_length", None)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _longest_read(model: Any) -> int | None:
     if not hasattr(model, "reader"):
         return getattr(model.config, "max_seq_len", None)
-    network = model.network.net.config
-    tokens = model.config.family.longest(network)
+    tokens = model.config.family.longest(model.network.net.config)
     if tokens is None:
         return None
     reader = model.reader
