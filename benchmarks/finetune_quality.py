@@ -31,7 +31,7 @@ from crossdna.analysis.supervised.baselines import BASELINES, unsuited
 from crossdna.analysis.supervised.finetuned import FinetunedModel
 from crossdna.data.suites import find_tasks, read_task
 from crossdna.training.finetune import finetune
-from crossdna.training.finetune_recipe import FinetuneRecipe
+from crossdna.training.finetune_recipe import RANDOM, FinetuneRecipe
 
 POSITION = {"head": "position"}
 EITHER = {"head": "max_mean"}
@@ -82,9 +82,11 @@ def sets_of(name, options):
 
 def cell_name(model, options, sets):
     """Models that were trained on other rows or for longer are other models."""
-    name = Path(model).name if model not in BASELINES else model
+    name = model
     if model not in BASELINES:
-        name += f", {options.epochs} epochs"
+        start = RANDOM if model.startswith(RANDOM) else ""
+        folder = Path(model.removeprefix(RANDOM))
+        name = f"{start}{folder.name}, {options.epochs} epochs"
     return f"{name}, {len(sets.train)} rows"
 
 
