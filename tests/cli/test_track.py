@@ -63,6 +63,61 @@ def test_whole_genome(tiny_checkpoint, genome, tmp_path):
     assert how["reading"] == "stream"
 
 
+def test_embeddings(tiny_checkpoint, genome, tmp_path, capsys):
+    import polars as pl
+    import pyBigWig
+
+    output = tmp_path / "out"
+    more = ("--embeddings", 100, "--components", 2, "--peaks", "component_1:0.01")
+    assert main(command(tiny_checkpoint(), genome, output, *more)) == 0
+    assert sorted(path.name for path in output.iterdir()) == [
+        "component_1.bw",
+        "component_1.peaks.bed",
+        "component_2.bw",
+        "embeddings.parquet",
+        "tracks.json",
+    ]
+    rows = pl.read_parquet(output / "embeddings.parquet")
+    assert rows.columns == ["chrom", "start", "end", "bases", "embedding"]
+    assert rows["chrom"].to_list() == ["z"] * 15 + ["a"] * 4
+    assert rows["start"].to_list()[14:17] == [1400, 0, 100]
+    assert rows["end"].to_list()[-1] == 303
+    assert rows["bases"].to_list()[15] == 97
+    vectors = np.stack(rows["embedding"].to_list())
+    assert vectors.shape == (19, 16)
+    how = json.loads((output / "tracks.json").read_text())
+    first, second = how["variance_explained"]
+    assert 1 > first > second > 0
+    centred = vectors - vectors.mean(0)
+    with pyBigWig.open(str(output / "component_1.bw")) as handle:
+        values = [
+            *handle.values("z", 0, 1500)[::100],
+            *handle.values("a", 0, 303)[::100],
+        ]
+        assert len(set(handle.values("a", 300, 303))) == 1
+    axis = np.linalg.svd(centred)[2][0]
+    match = np.corrcoef(values, centred @ axis)[0, 1]
+    assert abs(match) == pytest.approx(1, abs=1e-4)
+    peaks = (output / "component_1.peaks.bed").read_text().splitlines()[1:]
+    lengths = sum(int(p.split("\t")[2]) - int(p.split("\t")[1]) for p in peaks)
+    above = sum(100 if i < 18 else 3 for i, v in enumerate(values) if v >= 0.01)
+    assert lengths == above
+    few = command(tiny_checkpoint(), genome, tmp_path / "few", "--embeddings", 5000)
+    assert main(few) == 2
+    assert "smaller bins" in capsys.readouterr().err
+
+
+def test_per_base_head(tiny_checkpoint, genome, tmp_path):
+    model = tiny_checkpoint("CrossDNAForTokenClassification", num_labels=2)
+    output = tmp_path / "out"
+    more = ("--format", "bedGraph", "--region", "a")
+    assert main(command(model, genome, output, *more)) == 0
+    rows = (output / "head_LABEL_1.bedGraph").read_text().splitlines()
+    assert len(rows) == 300
+    assert rows[0].split("\t")[:3] == ["a", "3", "4"]
+    assert json.loads((output / "tracks.json").read_text())["reading"] == "stream"
+
+
 def test_head_on_regions(tiny_checkpoint, genome, tmp_path):
     model = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=1)
     bed = tmp_path / "r.bed"

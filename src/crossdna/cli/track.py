@@ -9,9 +9,11 @@ from crossdna.cli.model_options import add_trust_option
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator
     from typing import Any
 
-    from crossdna.analysis.tracks.track import TrackSettings
+    from crossdna.analysis.tracks.settings import TrackSettings
+    from crossdna.analysis.tracks.track import Values
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
     from crossdna.data.tracks import PeakFinder
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
+    _add_input(parser)
+    _add_output(parser.add_argument_group("what is written"))
+    _add_reading(parser.add_argument_group("how the genome is read"))
+    add_trust_option(parser)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
     parser.add_argument(
         "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
@@ -32,71 +41,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--regions", type=Path, metavar="BED", help="0-based")
     parser.add_argument("--output", type=Path, required=True, help="directory to fill")
-    parser.add_argument(
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--format",
         choices=["bw", "bedGraph", "bedGraph.gz"],
         default="bw",
         help="(%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--zooms",
         type=int,
         default=10,
         help="summary levels in a bigWig; 0: none, and memory that does not grow with "
         "the contig while the file is closed (%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--peaks",
         nargs="+",
         default=[],
         metavar="TRACK:THRESHOLD",
         help="also write where a track is at or above a threshold, as BED",
     )
-    parser.add_argument(
+    group.add_argument(
         "--peak-length", type=int, default=1, help="shortest peak (%(default)s)"
     )
-    parser.add_argument(
+    group.add_argument(
+        "--embeddings",
+        type=int,
+        default=0,
+        metavar="BASES",
+        help="mean embeddings of bins of so many bases (embeddings.parquet), and their "
+        "principal components as tracks, instead of predictions",
+    )
+    group.add_argument(
+        "--components",
+        type=int,
+        default=3,
+        help="principal components for --embeddings (%(default)s)",
+    )
+    group.add_argument(
+        "--browser",
+        action="store_true",
+        help="also write browser.html: a genome browser with the tracks, in one file",
+    )
+    group.add_argument(
+        "--annotation",
+        type=Path,
+        help="GFF3, GTF or BED to be shown by --browser",
+    )
+
+
+def _add_reading(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--mask-spacing",
         type=int,
         default=8,
         help="predict each base while one in so many is hidden, in as many passes; "
         "0: one pass, nothing hidden (%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--window",
         type=int,
         default=1024,
         help="bases in a window, for a head or a model that cannot be streamed "
         "(%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--step", type=int, default=128, help="bases between a head's windows"
     )
-    parser.add_argument(
+    group.add_argument(
         "--piece", type=int, default=65536, help="bases read at once (%(default)s)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--strand-average",
         action="store_true",
         help="average both strands (twice the time)",
     )
-    parser.add_argument(
-        "--browser",
-        action="store_true",
-        help="also write browser.html: a genome browser with the tracks, in one file",
-    )
-    parser.add_argument(
-        "--annotation",
-        type=Path,
-        help="GFF3, GTF or BED to be shown by --browser",
-    )
-    parser.add_argument(
+    group.add_argument(
         "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
-    add_trust_option(parser)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,8 +130,8 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.inference import checkpoint_task, load_model
     from crossdna.analysis.tracks.browser import require_browsable
+    from crossdna.analysis.tracks.settings import TrackSettings
     from crossdna.analysis.tracks.track import (
-        TrackSettings,
         compute,
         total_steps,
         track_descriptions,
@@ -122,13 +148,17 @@ def run(arguments: argparse.Namespace) -> int:
         piece=arguments.piece,
         strand_average=arguments.strand_average,
         batch_size=arguments.batch_size,
+        bin=arguments.embeddings,
+        components=arguments.components,
     )
     if arguments.browser:
         require_browsable(regions, arguments.annotation)
     trust = arguments.trust_remote_code
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
+    if settings.bin:
+        task = "embedding"
     model = load_model(arguments.model, task, arguments.device, trust_remote_code=trust)
-    descriptions = track_descriptions(model)
+    descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
     arguments.output.mkdir(parents=True, exist_ok=True)
     how = _provenance(arguments, model, genome, settings, regions, descriptions)
@@ -193,14 +223,14 @@ def _provenance(
     from dataclasses import asdict
 
     from crossdna.analysis.provenance import provenance
-    from crossdna.analysis.tracks.track import reading_mode
+    from crossdna.analysis.tracks.track import reading_of
 
     made_by = provenance(model, arguments.model, strand_average=settings.strand_average)
     return {
         **made_by._asdict(),
         "genome": genome.fingerprint,
         "regions": [str(region) for region in regions],
-        "reading": reading_mode(model),
+        "reading": reading_of(model, settings).mode,
         **asdict(settings),
         "tracks": descriptions,
     }
@@ -223,6 +253,15 @@ def _write(
     from crossdna.files import atomic_open
 
     output: Path = arguments.output
+
+    def values() -> Iterator[tuple[Region, Values]]:
+        for number, region in enumerate(regions):
+            folder = output / "work" / f"region-{number}"
+            for part in read_values(model, genome, region, settings, folder):
+                yield region, part
+
+    if settings.bin:
+        values = _write_embeddings(output, model, regions, settings, how)
     with contextlib.ExitStack() as stack:
         writers = {
             name: stack.enter_context(
@@ -234,44 +273,61 @@ def _write(
             )
             for name in how["tracks"]
         }
-        for number, region in enumerate(regions):
-            folder = output / "work" / f"region-{number}"
-            for part in read_values(model, genome, region, settings, folder):
-                for name, values in part.tracks.items():
-                    takers = [writers[name], finders.get(name)]
-                    for taker in filter(None, takers):
-                        taker.add(
-                            region.contig, part.start, part.end, values, part.span
-                        )
+        for region, part in values():
+            for name, track in part.tracks.items():
+                takers = [writers[name], finders.get(name)]
+                for taker in filter(None, takers):
+                    taker.add(region.contig, part.start, part.end, track, part.span)
     for name, finder in finders.items():
         comment = f"{name} >= {finder.threshold:g} over at least {finder.minimum} bases"
         peaks = finder.finish()
         write_peaks(output / f"{name}.peaks.bed", peaks, comment)
     if arguments.browser:
-        _write_page(arguments, model, genome, regions, settings, how)
+        _write_page(arguments, genome, regions, values(), how)
     with atomic_open(output / "tracks.json") as handle:
         json.dump(how, handle, indent=2)
 
 
-def _write_page(
-    arguments: argparse.Namespace,
+def _write_embeddings(
+    output: Path,
     model: Any,
-    genome: Genome,
     regions: list[Region],
     settings: TrackSettings,
     how: dict[str, Any],
+) -> Callable[[], Iterator[tuple[Region, Values]]]:
+    """Write embeddings.parquet; gives what reads the components' tracks."""
+    from crossdna.analysis.tracks.bins import Means, principal_components, write_bins
+    from crossdna.analysis.tracks.track import component_values, read_bins
+
+    def bins() -> Iterator[tuple[Region, Iterator[Means]]]:
+        for number, region in enumerate(regions):
+            folder = output / "work" / f"region-{number}"
+            yield region, read_bins(model, region, settings, folder)
+
+    components = principal_components(
+        (part for _, parts in bins() for part in parts), settings.components
+    )
+    how["variance_explained"] = components.shares.tolist()
+    write_bins(output / "embeddings.parquet", bins(), settings.bin, how)
+
+    def values() -> Iterator[tuple[Region, Values]]:
+        for region, parts in bins():
+            for part in component_values(parts, components, region, settings.bin):
+                yield region, part
+
+    return values
+
+
+def _write_page(
+    arguments: argparse.Namespace,
+    genome: Genome,
+    regions: list[Region],
+    parts: Iterator[tuple[Region, Values]],
+    how: dict[str, Any],
 ) -> None:
     from crossdna.analysis.tracks.browser import browser_page
-    from crossdna.analysis.tracks.track import read_values
     from crossdna.files import atomic_open
 
-    parts = (
-        (region, part)
-        for number, region in enumerate(regions)
-        for part in read_values(
-            model, genome, region, settings, arguments.output / f"work/region-{number}"
-        )
-    )
     page = browser_page(
         genome,
         parts,

@@ -7,11 +7,15 @@ import torch
 from crossdna import alphabet
 from crossdna.analysis.inference import (
     base_log_probabilities,
+    embeddings,
     load_model,
     sequence_logits,
+    token_logits,
 )
+from crossdna.analysis.tracks.bins import Means, principal_components
+from crossdna.analysis.tracks.settings import TrackSettings
 from crossdna.analysis.tracks.stream import Streamer, can_stream, masked_sequence
-from crossdna.analysis.tracks.track import TrackSettings, compute, read_values
+from crossdna.analysis.tracks.track import compute, read_bins, read_values
 from crossdna.data.genome import Genome
 from crossdna.data.regions import Region
 from crossdna.errors import CrossDNAError
@@ -95,12 +99,13 @@ def test_pieces_of_any_size(
         assert not list((tmp_path / str(piece)).glob("*reverse*"))
 
 
-def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path):
-    """Interrupt after every single file that is written, then go on."""
+@pytest.mark.parametrize("size", [0, 50])
+def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path, size):
+    """Interrupt after every few files that are written, then go on: same bytes."""
     model = load_model(tiny_checkpoint(block_size=32), "masked-lm", "cpu")
-    settings = TrackSettings(piece=64, mask_spacing=2)
+    settings = TrackSettings(piece=64, mask_spacing=2, bin=size, strand_average=True)
     region = Region("c", 0, 300)
-    expected = tracks(model, genome, region, settings, tmp_path / "whole")
+    compute(model, genome, region, settings, tmp_path / "whole")
 
     class Killed(BaseException):
         pass
@@ -126,9 +131,113 @@ def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path):
             except Killed:
                 continue
     assert runs > 3
-    found = tracks(model, genome, region, settings, tmp_path / "broken")
-    for name, values in expected.items():
-        np.testing.assert_array_equal(values, found[name])
+    files = sorted(path.name for path in (tmp_path / "whole").glob("strand-*"))
+    assert len(files) == 2
+    for name in files:
+        same = (tmp_path / part / name for part in ("whole", "broken"))
+        assert next(same).read_bytes() == next(same).read_bytes()
+
+
+def slow_bins(vectors, ids, size):
+    """Means of the known bases of each bin; None where most are gaps."""
+    found = []
+    for start in range(0, len(ids), size):
+        here = slice(start, start + size)
+        known = ids[here] < 4
+        enough = known.sum() >= len(known) / 2
+        found.append(vectors[here][known].mean(0) if enough else None)
+    return found
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_embeddings_by_bin(tiny_checkpoint, genome, tmp_path, streamed):
+    changes = {} if streamed else {"strand_alignment": "sequence"}
+    path = tiny_checkpoint("CrossDNAModel", block_size=32, **changes)
+    model = load_model(path, "embedding", "cpu")
+    region = Region("c", 10, LENGTH)
+    ids = genome.fetch("c", 10, LENGTH)
+    tensor = torch.from_numpy(ids.astype(np.int64))[None]
+    # Windows as long as the region show its bases all there is, as a stream does.
+    vectors = embeddings(model, tensor, strand_average=True)[0].numpy()
+    for piece, size in ((1, 50), (100, 20), (10_000, 50)):
+        settings = TrackSettings(
+            piece=piece, window=2 * LENGTH, bin=size, strand_average=True
+        )
+        folder = tmp_path / f"{piece}-{size}"
+        compute(model, genome, region, settings, folder)
+        parts = list(read_bins(model, region, settings, folder))
+        found = np.concatenate([part.vectors for part in parts])
+        expected = slow_bins(vectors, ids, size)
+        assert len(found) == len(expected)
+        for here, mean in zip(found, expected, strict=True):
+            if mean is None:
+                assert np.isnan(here).all()
+            else:
+                np.testing.assert_allclose(here, mean, atol=1e-5)
+        assert sum(mean is None for mean in expected) == 1
+        bases = np.concatenate([part.bases for part in parts])
+        assert bases.sum() == (ids < 4).sum()
+
+
+def test_bins_of_windows_do_not_depend_on_the_batch(tiny_checkpoint, genome, tmp_path):
+    path = tiny_checkpoint("CrossDNAModel", strand_alignment="sequence")
+    model = load_model(path, "embedding", "cpu")
+    region, found = Region("c", 0, LENGTH), []
+    for batch in (1, 5):
+        settings = TrackSettings(window=64, bin=70, batch_size=batch)
+        compute(model, genome, region, settings, tmp_path / str(batch))
+        (part,) = read_bins(model, region, settings, tmp_path / str(batch))
+        found.append(part.vectors)
+    np.testing.assert_allclose(*found, atol=1e-5)
+    # The second bin: bases 70 to 140 from the windows at 48 to 112, 80 to 144, ...
+    ids = torch.from_numpy(genome.fetch("c", 0, LENGTH).astype(np.int64))[None]
+    middles = [
+        embeddings(model, ids[:, begin - 16 : begin + 48])[0, 16:48]
+        for begin in (64, 96, 128)
+    ]
+    mean = torch.cat(middles)[6:76].mean(0)
+    np.testing.assert_allclose(found[0][1], mean.numpy(), atol=1e-5)
+
+
+def test_components_are_principal():
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(40, 6)) * [5, 1, 3, 0.1, 0.2, 0.3]).astype(np.float32)
+    vectors[7] = np.nan
+    bases = np.full(20, 9)
+    parts = [Means(0, vectors[:20], bases), Means(20, vectors[20:], bases)]
+    found = principal_components(parts, 2)
+    known = np.delete(vectors, 7, 0).astype(float)
+    axes = np.linalg.svd(known - known.mean(0))[2][:2]
+    np.testing.assert_allclose(np.abs((found.axes * axes).sum(1)), 1)
+    np.testing.assert_allclose(np.abs(found.axes).argmax(1), [0, 2])
+    assert (found.axes[[0, 1], [0, 2]] > 0).all()
+    projected = found.project(vectors)
+    assert np.isnan(projected[7]).all()
+    shares = np.nanvar(projected, axis=0) / known.var(0).sum()
+    np.testing.assert_allclose(shares, found.shares, rtol=1e-4)
+    with pytest.raises(CrossDNAError, match="components"):
+        principal_components(parts, 7)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_per_base_head(tiny_checkpoint, genome, tmp_path, streamed):
+    changes = {} if streamed else {"strand_alignment": "sequence"}
+    path = tiny_checkpoint(
+        "CrossDNAForTokenClassification", block_size=32, num_labels=2, **changes
+    )
+    model = load_model(path, "per-base", "cpu")
+    region = Region("c", 3, LENGTH)
+    ids = genome.fetch("c", 3, LENGTH)
+    tensor = torch.from_numpy(ids.astype(np.int64))[None]
+    expected = token_logits(model, tensor, strand_average=True)[0].numpy()
+    known = ids < 4
+    for piece in (1, 1000):
+        settings = TrackSettings(piece=piece, window=2 * LENGTH, strand_average=True)
+        found = tracks(model, genome, region, settings, tmp_path / str(piece))
+        assert list(found) == ["head_LABEL_0", "head_LABEL_1"]
+        for column, values in zip(expected.T, found.values(), strict=True):
+            np.testing.assert_allclose(values[known], column[known], atol=1e-5)
+            assert np.isnan(values[~known]).all()
 
 
 @pytest.mark.parametrize("average", [False, True])

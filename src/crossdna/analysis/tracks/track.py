@@ -1,4 +1,4 @@
-"""Tracks along a genome: what a model expects at each base, or a head in windows.
+"""Tracks along a genome: predictions at each base, heads, and embeddings by bin.
 
 A CrossDNA that carries its state reads whole contigs (see `stream`);
 any other model reads overlapping windows and the middle of each counts. Results go to
@@ -9,23 +9,22 @@ killed run goes on where it ended.
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
 
 from crossdna import alphabet
-from crossdna.analysis.inference import (
-    asking,
-    base_log_probabilities,
-    gives_base_probabilities,
-    hiding_unit,
-    is_causal,
-    sequence_logits,
-)
+from crossdna.analysis.inference import asking, gives_base_probabilities
+from crossdna.analysis.tracks.bins import BinFile, averaged
+from crossdna.analysis.tracks.rows import RowFile
 from crossdna.analysis.tracks.stream import Streamer, can_stream, masked_sequence
+from crossdna.analysis.tracks.windows import (
+    bin_windows,
+    head_windows,
+    probability_windows,
+    token_windows,
+)
 from crossdna.analysis.variants.score import has_head, head_labels
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open
@@ -35,7 +34,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from crossdna.analysis.tracks.bins import Components, Means
+    from crossdna.analysis.tracks.settings import TrackSettings
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
 
@@ -45,37 +47,6 @@ BASE_TRACKS: Final = {
     "alternative": "log-odds of the best other base against the reference base, "
     "natural logarithm; positive = the model expects another base",
 }
-_WINDOWS_TOGETHER: Final = 64
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrackSettings:
-    """How a genome is read."""
-
-    mask_spacing: int = 8
-    """Every base is predicted while it and every so-manieth other is hidden, in as many
-    passes; 0 hides nothing and takes one pass."""
-    window: int = 1024
-    """Bases in a window, for a head and for models that are not streamed."""
-    step: int = 128
-    """Bases from one window of a head to the next."""
-    piece: int = 65536
-    """Bases read at once from a stream; changes memory, not results."""
-    strand_average: bool = False
-    """Average the predictions from both strands."""
-    batch_size: int = 16
-    """Windows per forward pass."""
-
-    def __post_init__(self) -> None:
-        for name in ("window", "step", "piece", "batch_size"):
-            if getattr(self, name) < 1:
-                raise CrossDNAError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
-        if self.mask_spacing < 0 or self.mask_spacing == 1:
-            raise CrossDNAError(
-                f"mask_spacing must be 0 or at least 2, got {self.mask_spacing}"
-            )
 
 
 class Values(NamedTuple):
@@ -91,7 +62,47 @@ class Values(NamedTuple):
     """Name to (values,); NaN where there is none."""
 
 
-def track_descriptions(model: Any) -> dict[str, str]:
+class Reading(NamedTuple):
+    """What a model is asked for, and how."""
+
+    kind: str
+    """``probability`` or ``per-base``: a value for each base; ``head``: one for each
+    window; ``embedding``: one for each bin."""
+    streamed: bool
+    """Whether regions are read as one sequence, not in windows."""
+
+    @property
+    def mode(self) -> str:
+        """In a word, for the file that says how tracks were made."""
+        if self.kind == "head":
+            return "head"
+        return "stream" if self.streamed else "windows"
+
+
+def reading_of(model: Any, settings: TrackSettings) -> Reading:
+    """Find out what a model is asked for.
+
+    Raises
+    ------
+    CrossDNAError
+        A model whose bases have no probability of their own.
+    """
+    if settings.bin:
+        return Reading("embedding", can_stream(model))
+    if has_head(model):
+        return Reading("head", False)
+    if type(model).__name__.endswith("ForTokenClassification"):
+        return Reading("per-base", can_stream(model))
+    if not gives_base_probabilities(model):
+        raise CrossDNAError(
+            "this model reads byte pairs, so a base has no probability that could "
+            "be drawn; crossdna score --scores pll (or ll) compares windows, a "
+            "fine-tuned head has tracks, and --embeddings has bins"
+        )
+    return Reading("probability", can_stream(model))
+
+
+def track_descriptions(model: Any, settings: TrackSettings) -> dict[str, str]:
     """Names of the tracks a model gives, and what they are.
 
     Raises
@@ -99,35 +110,32 @@ def track_descriptions(model: Any) -> dict[str, str]:
     CrossDNAError
         A model whose bases have no probability of their own.
     """
-    if not has_head(model):
-        if not gives_base_probabilities(model):
-            raise CrossDNAError(
-                "this model reads byte pairs, so a base has no probability that could "
-                "be drawn; crossdna score --scores pll (or ll) compares windows, and a "
-                "fine-tuned head has tracks"
-            )
+    kind = reading_of(model, settings).kind
+    if kind == "probability":
         return dict(BASE_TRACKS)
+    if kind == "embedding":
+        return {
+            f"component_{number}": f"principal component {number} of the mean "
+            f"embeddings of bins of {settings.bin} bases"
+            for number in range(1, settings.components + 1)
+        }
+    what = "logit of the head" if kind == "head" else "logit of the per-base head"
     return {
-        f"head_{label}" if label else "head": "logit of the head"
-        + (f" for {label}" if label else "")
+        f"head_{label}" if label else "head": what + (f" for {label}" if label else "")
         for label in head_labels(model)
     }
 
 
-def reading_mode(model: Any) -> str:
-    """``head``, ``stream`` or ``windows``."""
-    if has_head(model):
-        return "head"
-    return "stream" if can_stream(model) else "windows"
-
-
 def total_steps(model: Any, region: Region, settings: TrackSettings) -> int:
     """How many bases `compute` will report for a region."""
-    if has_head(model):
+    reading = reading_of(model, settings)
+    if not reading.streamed:
         return len(region)
-    strands = 1 + (settings.strand_average and can_stream(model))
-    passes = max(1, settings.mask_spacing) if can_stream(model) else 1
-    return len(region) * strands * passes
+    return len(region) * (1 + settings.strand_average) * _passes(reading, settings)
+
+
+def _passes(reading: Reading, settings: TrackSettings) -> int:
+    return max(1, settings.mask_spacing) if reading.kind == "probability" else 1
 
 
 def compute(
@@ -148,12 +156,72 @@ def compute(
         Called with the number of bases done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mode = reading_mode(model)
-    if mode == "stream":
-        _compute_stream(model, genome, region, settings, folder, advance)
-    else:
-        unit = _head_windows if mode == "head" else _probability_windows
-        _compute_windows(model, genome, region, settings, folder, advance, unit)
+    reading = reading_of(model, settings)
+    if not reading.streamed:
+        _compute_windows(model, genome, region, settings, folder, advance)
+        return
+    # A bin lies in two pieces at most.
+    streamer = Streamer(model, max(settings.piece, settings.bin), folder)
+    for strand in range(1 + settings.strand_average):
+        taker = _Taker(model, genome, region, settings, folder, strand)
+        for rest in range(_passes(reading, settings)):
+            spacing = settings.mask_spacing if reading.kind == "probability" else 0
+            sequence, wanted = masked_sequence(
+                taker.fetch, len(region), spacing=spacing, rest=rest
+            )
+            done = 0
+            for start, hidden, keep in streamer.read(sequence, f"{strand}-{rest}"):
+                advance(start - done)
+                done = start + hidden.shape[1]
+                taker.take(start, hidden[0], wanted(start, done))
+                keep()
+                advance(hidden.shape[1])
+            advance(len(region) - done)
+
+
+class _Taker:
+    """Turns the representation of a piece of one strand into rows on the disk."""
+
+    def __init__(
+        self,
+        model: Any,
+        genome: Genome,
+        region: Region,
+        settings: TrackSettings,
+        folder: Path,
+        strand: int,
+    ) -> None:
+        self.model, self.length, self.strand = model, len(region), strand
+        self.kind = reading_of(model, settings).kind
+        self.fetch = _fetch(genome, region, mirrored=bool(strand))
+        if self.kind == "embedding":
+            self.bins = _bin_file(model, region, settings, folder, strand)
+        else:
+            self.rows = _row_file(model, region, settings, folder, strand)
+
+    def take(self, start: int, hidden: Tensor, chosen: NDArray[np.bool_]) -> None:
+        """Take bases (length, d_model) from `start` on, in the strand's order.
+
+        `chosen` are those that count; a base's other rows are left as they are.
+        """
+        end = start + len(hidden)
+        if self.kind == "embedding":
+            vectors = hidden.float().cpu().numpy()
+            if self.strand:
+                vectors, chosen = vectors[::-1], chosen[::-1]
+                start = self.length - end
+            self.bins.add(start, vectors, chosen)
+            return
+        part = self.rows.read(start, end)
+        if self.kind == "per-base":
+            part[~chosen] = np.nan
+        with asking(self.model):
+            where = torch.from_numpy(chosen).to(hidden.device)
+            logits = self.model.head(hidden[where]).float()
+            if self.kind == "probability":
+                logits = logits[:, : alphabet.NUM_BASES].softmax(-1)
+            part[chosen] = logits.cpu().numpy()
+        self.rows.write(start, part)
 
 
 def _fetch(genome: Genome, region: Region, mirrored: bool = False) -> Any:
@@ -167,39 +235,6 @@ def _fetch(genome: Genome, region: Region, mirrored: bool = False) -> Any:
     return back if mirrored else ahead
 
 
-def _compute_stream(
-    model: Any,
-    genome: Genome,
-    region: Region,
-    settings: TrackSettings,
-    folder: Path,
-    advance: Callable[[int], None],
-) -> None:
-    streamer = Streamer(model, settings.piece, folder)
-    for strand in range(1 + settings.strand_average):
-        fetch = _fetch(genome, region, mirrored=bool(strand))
-        rows = RowFile(folder / f"strand-{strand}.rows", len(region), 4)
-        for rest in range(max(1, settings.mask_spacing)):
-            sequence, wanted = masked_sequence(
-                fetch, len(region), spacing=settings.mask_spacing, rest=rest
-            )
-            done = 0
-            for start, hidden, keep in streamer.read(sequence, f"{strand}-{rest}"):
-                advance(start - done)
-                done = start + hidden.shape[1]
-                chosen = wanted(start, done)
-                with asking(model):
-                    where = torch.from_numpy(chosen).to(hidden.device)
-                    logits = model.head(hidden[0, where])[:, : alphabet.NUM_BASES]
-                    values = logits.float().softmax(-1).cpu().numpy()
-                part = rows.read(start, done)
-                part[chosen] = values
-                rows.write(start, part)
-                keep()
-                advance(hidden.shape[1])
-            advance(len(region) - done)
-
-
 def _compute_windows(
     model: Any,
     genome: Genome,
@@ -207,91 +242,82 @@ def _compute_windows(
     settings: TrackSettings,
     folder: Path,
     advance: Callable[[int], None],
-    unit: Callable[..., tuple[int, int, NDArray[np.float32]]],
 ) -> None:
     """Work through units of a region; each gives rows of the result file."""
+    kind = reading_of(model, settings).kind
+    unit = {
+        "probability": probability_windows,
+        "per-base": token_windows,
+        "head": head_windows,
+        "embedding": bin_windows,
+    }[kind]
     fetch = _fetch(genome, region)
-    width = model.config.num_labels if has_head(model) else alphabet.NUM_BASES
-    rows = RowFile(folder / "strand-0.rows", _row_count(model, region, settings), width)
+    bins = rows = None
+    if kind == "embedding":
+        bins = _bin_file(model, region, settings, folder, 0)
+    else:
+        rows = _row_file(model, region, settings, folder, 0)
     place = folder / "place.json"
     number, done = json.loads(place.read_text()) if place.exists() else (0, 0)
     advance(done)
     while done < len(region):
-        start, behind, values = unit(model, fetch, len(region), settings, number)
-        rows.write(start, values)
+        found = unit(model, fetch, len(region), settings, number)
+        if bins is not None:
+            known = fetch(found.start, found.done) < alphabet.NUM_BASES
+            bins.add(found.start, found.values, known)
+        elif rows is not None:
+            rows.write(found.start, found.values)
         number += 1
         with atomic_open(place) as handle:
-            json.dump((number, behind), handle)
-        advance(behind - done)
-        done = behind
+            json.dump((number, found.done), handle)
+        advance(found.done - done)
+        done = found.done
 
 
-def _row_count(model: Any, region: Region, settings: TrackSettings) -> int:
-    return -(-len(region) // settings.step) if has_head(model) else len(region)
+def _row_file(
+    model: Any, region: Region, settings: TrackSettings, folder: Path, strand: int
+) -> RowFile:
+    kind = reading_of(model, settings).kind
+    count = -(-len(region) // settings.step) if kind == "head" else len(region)
+    width = alphabet.NUM_BASES if kind == "probability" else model.config.num_labels
+    return RowFile(folder / f"strand-{strand}.rows", count, width)
 
 
-def _probability_windows(
-    model: Any, fetch: Any, length: int, settings: TrackSettings, number: int
-) -> tuple[int, int, NDArray[np.float32]]:
-    """Predict the bases of one stretch from windows with a quarter around as flanks.
-
-    Bases that share their tokens with k others are hidden k times as far apart. For a
-    causal model nothing is hidden: it does not see the base that it predicts.
-    """
-    window = min(settings.window, length)
-    step = max(1, settings.window // 2)
-    begin = number * step
-    behind = min(begin + step, length)
-    start = min(max(0, begin - (settings.window - step) // 2), length - window)
-    ids = fetch(start, start + window).astype(np.int64)
-    loci = np.arange(start, start + window)
-    spacing = 0 if is_causal(model) else settings.mask_spacing * hiding_unit(model)
-    passes = np.arange(max(1, spacing))
-    bases = ids < alphabet.NUM_BASES
-    hidden = bases & (loci % max(1, spacing) == passes[:, None])
-    copies = np.where(hidden, alphabet.MASK, ids) if spacing else ids[None]
-    logs = [
-        base_log_probabilities(
-            model,
-            torch.from_numpy(copies[row : row + settings.batch_size]).to(model.device),
-            strand_average=settings.strand_average,
-        )
-        for row in range(0, len(copies), settings.batch_size)
-    ]
-    probabilities = torch.cat(logs).exp().cpu().numpy()
-    chosen = np.arange(begin - start, behind - start)
-    rows = loci[chosen] % max(1, spacing)
-    values = probabilities[rows, chosen].astype(np.float32)
-    values[~bases[chosen]] = np.nan
-    return begin, behind, values
+def _bin_file(
+    model: Any, region: Region, settings: TrackSettings, folder: Path, strand: int
+) -> BinFile:
+    path = folder / f"strand-{strand}.bins"
+    return BinFile(path, len(region), settings.bin, model.config.hidden_size)
 
 
-def _head_windows(
-    model: Any, fetch: Any, length: int, settings: TrackSettings, number: int
-) -> tuple[int, int, NDArray[np.float32]]:
-    """Ask a head about a run of windows, each centred on the bases it stands for."""
-    window = min(settings.window, length)
-    first = number * _WINDOWS_TOGETHER
-    count = min(_WINDOWS_TOGETHER, -(-length // settings.step) - first)
-    middles = (first + np.arange(count)) * settings.step + settings.step // 2
-    starts = np.clip(middles - window // 2, 0, length - window)
-    low = int(starts[0])
-    stretch = fetch(low, int(starts[-1]) + window)
-    ids = np.stack([stretch[start - low :][:window] for start in starts])
-    logits = [
-        sequence_logits(
-            model,
-            torch.from_numpy(ids[row : row + settings.batch_size].astype(np.int64)).to(
-                model.device
-            ),
-            strand_average=settings.strand_average,
-        )
-        for row in range(0, count, settings.batch_size)
-    ]
-    values = torch.cat(logits).cpu().numpy().astype(np.float32)
-    # A window of gaps says nothing.
-    values[(ids >= alphabet.NUM_BASES).mean(1) > 0.5] = np.nan
-    return first, min((first + count) * settings.step, length), values
+def _strands(model: Any, settings: TrackSettings) -> range:
+    """Strands with a file each; windows are averaged as they are read."""
+    streamed = reading_of(model, settings).streamed
+    return range(1 + (settings.strand_average and streamed))
+
+
+def read_bins(
+    model: Any, region: Region, settings: TrackSettings, folder: Path
+) -> Iterator[Means]:
+    """Read the bins of a region that `compute` has finished, from left to right."""
+    return averaged(
+        [
+            _bin_file(model, region, settings, folder, strand)
+            for strand in _strands(model, settings)
+        ]
+    )
+
+
+def component_values(
+    parts: Iterator[Means], components: Components, region: Region, size: int
+) -> Iterator[Values]:
+    """Tracks of principal components from the bins of a region."""
+    for part in parts:
+        start = region.start + part.first * size
+        end = min(start + size * len(part.bases), region.end)
+        columns = components.project(part.vectors).T
+        tracks = {f"component_{i}": column for i, column in enumerate(columns, 1)}
+        yield Values(start, end, size, tracks)
 
 
 def read_values(
@@ -301,31 +327,34 @@ def read_values(
     settings: TrackSettings,
     folder: Path,
 ) -> Iterator[Values]:
-    """Read the tracks of a region that `compute` has finished, from left to right."""
-    count = _row_count(model, region, settings)
-    names = list(track_descriptions(model))
-    if has_head(model):
-        rows = RowFile(folder / "strand-0.rows", count, len(names))
-        for start in range(0, count, settings.piece):
-            values = rows.read(start, min(start + settings.piece, count))
-            tracks = dict(zip(names, values.T, strict=True))
-            position = region.start + start * settings.step
-            end = min(position + len(values) * settings.step, region.end)
-            yield Values(position, end, settings.step, tracks)
-        return
+    """Read the tracks of a region that `compute` has finished, from left to right.
+
+    Bins have `read_bins` and `component_values`.
+    """
+    kind = reading_of(model, settings).kind
+    names = list(track_descriptions(model, settings))
+    span = settings.step if kind == "head" else 1
     files = [
-        RowFile(folder / f"strand-{strand}.rows", count, alphabet.NUM_BASES)
-        for strand in range(1 + (settings.strand_average and can_stream(model)))
+        _row_file(model, region, settings, folder, strand)
+        for strand in _strands(model, settings)
     ]
+    count = -(-len(region) // span)
     fetch = _fetch(genome, region)
     for start in range(0, count, settings.piece):
         end = min(start + settings.piece, count)
         mean = files[0].read(start, end)
         if len(files) == 2:
-            other = files[1].read(count - end, count - start)
-            mean = (mean + other[::-1, ::-1]) / np.float32(2)
-        tracks = base_tracks(mean, fetch(start, end))
-        yield Values(region.start + start, region.start + end, 1, tracks)
+            other = files[1].read(count - end, count - start)[::-1]
+            # The complement of A C G T is their order turned round; labels stay.
+            other = other[:, ::-1] if kind == "probability" else other
+            mean = (mean + other) / np.float32(2)
+        if kind == "probability":
+            tracks = base_tracks(mean, fetch(start, end))
+        else:
+            tracks = dict(zip(names, mean.T, strict=True))
+        position = region.start + start * span
+        stop = min(position + len(mean) * span, region.end)
+        yield Values(position, stop, span, tracks)
 
 
 def base_tracks(
@@ -347,39 +376,3 @@ def base_tracks(
             "alternative": best - own,
         }
     return {name: np.where(known, values, np.nan) for name, values in tracks.items()}
-
-
-class RowFile:
-    """Rows of float32 on the disk, read and written by number.
-
-    Parameters
-    ----------
-    path
-        Created when missing.
-    count, columns
-        Shape of the whole.
-    """
-
-    def __init__(self, path: Path, count: int, columns: int) -> None:
-        self.path, self.columns = path, columns
-        if not path.exists():
-            with path.open("wb") as handle:
-                handle.truncate(4 * count * columns)
-
-    def read(self, start: int, end: int) -> NDArray[np.float32]:
-        """Rows (end - start, columns)."""
-        values = np.fromfile(
-            self.path,
-            np.float32,
-            count=(end - start) * self.columns,
-            offset=4 * start * self.columns,
-        )
-        return values.reshape(-1, self.columns)
-
-    def write(self, start: int, values: NDArray[np.float32]) -> None:
-        """Put rows at `start`, on the disk when this returns."""
-        with self.path.open("r+b") as handle:
-            handle.seek(4 * start * self.columns)
-            handle.write(np.ascontiguousarray(values, np.float32).tobytes())
-            handle.flush()
-            os.fsync(handle.fileno())
