@@ -43,5 +43,5 @@ def test_the_python_example_runs(tiny_checkpoint):
     folder = tiny_checkpoint()
     CrossDNATokenizer().save_pretrained(folder)
     names = {}
-    exec(example.replace("demo/model", str(folder)), names)
+    exec(example.replace("weights/crossdna-small", str(folder)), names)
     assert names["logits"].shape == (2, 9, 5)

@@ -1,4 +1,4 @@
-"""``crossdna demo``: pretrain from a recipe, measure, and write a report."""
+"""``crossdna demo``: shipped weights at work, or a pretraining from a recipe."""
 
 from __future__ import annotations
 
@@ -15,16 +15,31 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument(
-        "recipe", type=Path, help="pretraining recipe (TOML) with test chromosomes"
+        "recipe",
+        type=Path,
+        nargs="?",
+        help="pretraining recipe (TOML) with test chromosomes: train and measure; "
+        "without it, ready-made weights are put to work",
     )
     parser.add_argument(
-        "--annotation", type=Path, required=True, help="GFF3 or GTF of the genome"
+        "--model",
+        default="crossdna-small",
+        help="without a recipe: weights to start from (%(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data/human"),
+        help="without a recipe: promoters, variants and their genome (%(default)s)",
+    )
+    parser.add_argument(
+        "--annotation", type=Path, help="with a recipe: GFF3 or GTF of the genome"
     )
     parser.add_argument(
         "--locus",
-        required=True,
         metavar="CHR:START-END",
-        help="region to show base by base, 1-based, such as chrXV:721,876-722,015",
+        help="with a recipe: region to show base by base, 1-based, such as "
+        "chrXV:721,876-722,015",
     )
     parser.add_argument("--locus-name", default="", help="what the report calls it")
     parser.add_argument(
@@ -50,14 +65,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Do what has not been done, and write the report."""
+    if arguments.recipe is None:
+        from crossdna.cli import demo_weights
+
+        return demo_weights.run(arguments)
+    return _pretrained(arguments)
+
+
+def _pretrained(arguments: argparse.Namespace) -> int:
     """Pretrain or go on, analyse what has not been analysed, write the report."""
     from crossdna.analysis.demo.demo import analyse
     from crossdna.analysis.demo.report import write_report
     from crossdna.cli.progress import progress
     from crossdna.config import read_recipe
+    from crossdna.errors import CrossDNAError
     from crossdna.training.pretrain import pretrain
     from crossdna.training.pretraining_recipe import PretrainRecipe
 
+    if arguments.annotation is None or arguments.locus is None:
+        raise CrossDNAError("with a recipe, --annotation and --locus are needed, too")
     recipe = read_recipe(arguments.recipe, PretrainRecipe, arguments.overrides)
     # All input is read before the minutes of training, so that mistakes show at once.
     data = _read_data(arguments, recipe)
