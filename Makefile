@@ -11,7 +11,7 @@ setup: .venv/installed .venv/native
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[finetune,embed,tracks]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[finetune,embed,tracks,classical]"
 	touch $@
 
 # The compiled CPU kernels; without a compiler plain PyTorch runs in their place.

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="MODEL",
-        help="checkpoints, new:SIZE, or baselines: majority, kmer, markov, pwm, "
+        help="checkpoints, new:SIZE, or baselines: majority, kmer, markov, hmm, "
+        "pwm (learned), pwm:FILE.meme (motifs), "
         "cnn-symmetric, cnn-position, cnn-position-augmented, cnn-base",
     )
     parser.add_argument("--output", type=Path, required=True, help="directory")
@@ -168,7 +169,7 @@ def _cells(
 
     from crossdna.analysis.supervised import baselines, benchmark
 
-    baseline = baselines.BASELINES.get(model)
+    baseline = baselines.find(model)
     reason = baselines.unsuited(model, sets.named()) if baseline else None
     if reason is not None:
         print(f"{task.name}: {model} left out: {reason}", file=sys.stderr)
@@ -196,14 +197,16 @@ def _fit(
 
     from crossdna.analysis.inference import load_model
     from crossdna.analysis.supervised import benchmark
-    from crossdna.analysis.supervised.baselines import BASELINES
+    from crossdna.analysis.supervised.baselines import find
     from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.analysis.supervised.probing import ProbeModel
     from crossdna.training.finetune import finetune
 
+    known = find(model)
+
     def baseline() -> Fitted:
-        fitted = BASELINES[model].fit(sets.train, sets.valid, seed)
-        return benchmark.Fitted(fitted)
+        assert known is not None
+        return benchmark.Fitted(known.fit(sets.train, sets.valid, seed))
 
     def probe() -> Fitted:
         network = load_model(
@@ -227,6 +230,6 @@ def _fit(
         )
         return benchmark.Fitted(best, best.card.thresholds, result.best.parameters)
 
-    if model in BASELINES:
+    if known is not None:
         return baseline
     return probe if arguments.mode == "probe" else trained

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="checkpoint directory or hub id, or a classical model: "
+        "pwm:FILE.meme[:MOTIF], markov:ORDER@GENOME.fa, hmm:STATES@GENOME.fa",
+    )
     parser.add_argument(
         "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
     )

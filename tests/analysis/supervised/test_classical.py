@@ -159,3 +159,32 @@ def test_per_base_net(tmp_path, rng, monkeypatch):
     scores = net.scores(valid.table.ids)
     assert [len(row) for row in scores] == valid.table.lengths.tolist()
     assert metrics.score(data.task, valid.labels, scores, ())["accuracy"] > 0.9
+
+
+def test_motifs_of_a_file_tell_classes_apart(tmp_path, rng):
+    train, valid, test = sets(tmp_path, rng, counts=(80, 40, 40))
+    rows = [" ".join("0.97" if b == c else "0.01" for c in "ACGT") for b in "TGACTCA"]
+    head = (
+        "MEME version 4\nALPHABET= ACGT\nMOTIF AP1\nletter-probability matrix: w= 7\n"
+    )
+    path = tmp_path / "ap1.meme"
+    path.write_text(head + "\n".join(rows) + "\n")
+    found = baselines.find(f"pwm:{path}")
+    assert area(found.fit(train, valid, 0), test) > 0.9
+
+
+def test_hidden_markov_models_see_composition(tmp_path, rng):
+    found = []
+    for name, count in (("train", 60), ("valid", 30), ("test", 40)):
+        rows = []
+        for number in range(count):
+            # One class has islands rich in G and C.
+            shares = [0.25] * 4 if number % 2 else [0.05, 0.45, 0.45, 0.05]
+            ids = rng.choice(4, 60, p=[0.25] * 4)
+            ids[20:40] = rng.choice(4, 20, p=shares)
+            rows.append((alphabet.decode(ids.astype(np.uint8)), number % 2))
+        path = write_csv(tmp_path / f"{name}.csv", ["sequence", "label"], rows)
+        found.append(read(path))
+    train, valid, test = found
+    assert area(baselines.find("hmm").fit(train, valid, 0), test) > 0.7
+    assert baselines.find("no-such-model") is None

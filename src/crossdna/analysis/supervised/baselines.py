@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
+from crossdna.analysis.classical.motifs import Motifs, split_motif_name
 from crossdna.analysis.supervised.classical import (
+    HiddenMarkovClassifier,
     KmerModel,
     Majority,
     MarkovClassifier,
+    MotifModel,
     PositionWeights,
 )
 from crossdna.analysis.supervised.compact import (
@@ -86,7 +89,35 @@ BASELINES: Final[dict[str, Baseline]] = {
     "cnn-base": _compact("CNN, per base", BaseNet),
 }
 """In the order in which they are fitted, quick ones first."""
+_ON_REQUEST: Final[dict[str, Baseline]] = {
+    "hmm": Baseline(
+        "hidden Markov",
+        lambda train, valid, seed: HiddenMarkovClassifier(train, valid),
+        "classical",
+        False,
+    ),
+}
+"""Not fitted unless they are asked for: they need libraries of their own."""
 _FIXED_LENGTH: Final = ("pwm", "cnn-position", "cnn-position-augmented")
+
+
+def find(name: str) -> Baseline | None:
+    """Look a baseline up by name; ``pwm:FILE.meme[:MOTIF]`` scans motifs of a file.
+
+    Raises
+    ------
+    CrossDNAError
+        A motif file that cannot be read.
+    """
+    if not name.startswith("pwm:"):
+        return {**BASELINES, **_ON_REQUEST}.get(name)
+    motifs = Motifs.read(*split_motif_name(name.removeprefix("pwm:")))
+    return Baseline(
+        name,
+        lambda train, valid, seed: MotifModel(name, motifs, train, valid),
+        "classical",
+        False,
+    )
 
 
 def unsuited(name: str, sets: Mapping[str, LabelledSet]) -> str | None:
@@ -96,7 +127,7 @@ def unsuited(name: str, sets: Mapping[str, LabelledSet]) -> str | None:
         return "not for labels of bases"
     if kind != "per-base" and name == "cnn-base":
         return "for labels of bases only"
-    if name in ("markov", "pwm") and kind not in ("binary", "multiclass"):
+    if name in ("markov", "pwm", "hmm") and kind not in ("binary", "multiclass"):
         return f"for classes, not for {kind}"
     lengths = {int(n) for d in sets.values() for n in np.unique(d.table.lengths)}
     if name in _FIXED_LENGTH and len(lengths) > 1:

@@ -16,6 +16,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from crossdna import alphabet
+from crossdna.analysis.classical.chains import HiddenChain
+from crossdna.analysis.classical.motifs import best_scores
 from crossdna.data import metrics
 from crossdna.data.labelled import IGNORED
 
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.analysis.classical.motifs import Motifs
     from crossdna.data.labelled import LabelledSet, Task
 
 KMERS = (3, 4, 5, 6)
 _STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 _LEAST_SPREAD = 1e-5
 _ORDERS = (0, 1, 2, 3, 4, 5)
+_STATES = (2, 4, 8)
 _PSEUDO = 1.0
 _TEMPERATURES = tuple(float(value) for value in np.geomspace(0.02, 1, 18))
 
@@ -238,6 +242,62 @@ class MarkovClassifier:
                 for table in tables
             ]
         return odds + self.prior
+
+
+class HiddenMarkovClassifier:
+    """Log-odds of hidden Markov models, one per class; how many states is chosen.
+
+    The strand of a sequence is the one that fits better.
+    """
+
+    name = "hidden Markov"
+
+    def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
+        self.prior = np.log(np.bincount(train.labels, minlength=train.task.outputs))
+        best = -np.inf
+        for states in _STATES:
+            chains = [
+                HiddenChain.fit([ids for ids, y in _rows(train) if y == number], states)
+                for number in range(train.task.outputs)
+            ]
+            odds = self._odds(valid.table.ids, chains)
+            found = _selecting(train.task, valid.labels, _softmax(odds))
+            if found > best:
+                best, self.chains, self.states = found, chains, states
+        odds = self._odds(valid.table.ids, self.chains)
+        self.temperature = _temperature(odds, valid.labels)
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, classes)."""
+        return _softmax(self.temperature * self._odds(sequences, self.chains))
+
+    def _odds(
+        self, sequences: Sequence[NDArray[np.uint8]], chains: list[HiddenChain]
+    ) -> NDArray:
+        turned = [alphabet.reverse_complement(ids) for ids in sequences]
+        odds = [
+            np.logaddexp(*(chain.log_likelihoods(strand) for strand in both))
+            for chain, both in ((chain, (sequences, turned)) for chain in chains)
+        ]
+        return np.stack(odds, axis=1) + self.prior
+
+
+class MotifModel:
+    """Best site of each motif in a file, then logistic or ridge regression."""
+
+    def __init__(
+        self, name: str, motifs: Motifs, train: LabelledSet, valid: LabelledSet
+    ) -> None:
+        self.name, self.motifs = name, motifs
+        sites, held_out = self._sites(train.table.ids), self._sites(valid.table.ids)
+        self.linear = LinearModel(train, valid, sites, held_out)
+
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """(sequences, outputs)."""
+        return self.linear.scores(self._sites(sequences))
+
+    def _sites(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        return best_scores(self.motifs, sequences)
 
 
 def _rows(data: LabelledSet) -> list[tuple[NDArray[np.uint8], int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 import crossdna
 from crossdna.analysis.chunks import ChunkStore, run_chunks
+from crossdna.analysis.classical.opening import is_classical, open_classical
 from crossdna.analysis.inference import checkpoint_task, load_model
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
@@ -17,6 +19,7 @@ from crossdna.analysis.variants.score import (
     ScoreSettings,
     default_scores,
     score_alleles,
+    score_classically,
     score_names,
 )
 from crossdna.data.genome import Genome
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from crossdna.data.vcf import Record, VariantFile
 
 SKIP: Final = "SKIP"
+# What a classical model computes is in its name.
+_CLASSICAL: Final = ("ll",)
 
 
 @dataclass(frozen=True)
@@ -51,23 +56,29 @@ class ScoreJob:
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load; see `crossdna.analysis.chunks.Job`."""
+        genome = Genome.open(self.genome)
+        score = self._scorer(device)
+
+        def work(payload: Sequence[AlleleText]) -> Arrays:
+            alleles = [
+                read_allele(genome, *allele, self.settings.window) for allele in payload
+            ]
+            scores: Arrays = dict(score(genome, alleles, self.settings))
+            scores[SKIP] = np.array([allele.skip for allele in alleles], "U20")
+            return scores
+
+        return work
+
+    def _scorer(self, device: str) -> Callable[..., Arrays]:
+        if is_classical(self.model):
+            return partial(score_classically, open_classical(self.model))
         model = load_model(
             self.model,
             self.task,
             device,
             trust_remote_code=self.trust_remote_code,
         )
-        genome = Genome.open(self.genome)
-
-        def work(payload: Sequence[AlleleText]) -> Arrays:
-            alleles = [
-                read_allele(genome, *allele, self.settings.window) for allele in payload
-            ]
-            scores: Arrays = dict(score_alleles(model, genome, alleles, self.settings))
-            scores[SKIP] = np.array([allele.skip for allele in alleles], "U20")
-            return scores
-
-        return work
+        return partial(score_alleles, model)
 
 
 class AlleleText(NamedTuple):
@@ -129,7 +140,7 @@ class ScoringRun(NamedTuple):
             **made_by._asdict(),
             "genome": ",".join(path.name for path in self.job.genome),
             "genome_fingerprint": self.genome_fingerprint,
-            "scores": ",".join(settings.scores),
+            "scores": ",".join(self.columns),
             "window": str(settings.window),
             "mask_spacing": str(settings.mask_spacing),
             **calibration,
@@ -168,25 +179,44 @@ def prepare(
     """
     if chunk_size < 1:
         raise CrossDNAError(f"chunk_size must be at least 1, got {chunk_size}")
-    task = checkpoint_task(model, trust_remote_code=trust_remote_code)
-    if task == "per-base":
-        raise CrossDNAError(
-            f"{model}: predicts per base, so it has no scores; use a language model or "
-            "one that predicts per sequence"
-        )
-    network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
-    settings = ScoreSettings(scores=tuple(scores or default_scores(network)), **options)
-    columns = score_names(network, settings.scores)
+    task: Task = "embedding"
+    if is_classical(model):
+        columns, digits = _classical_columns(model, scores)
+        settings = ScoreSettings(scores=_CLASSICAL, **options)
+    else:
+        task = checkpoint_task(model, trust_remote_code=trust_remote_code)
+        if task == "per-base":
+            raise CrossDNAError(
+                f"{model}: predicts per base, so it has no scores; use a language "
+                "model or one that predicts per sequence"
+            )
+        network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
+        names = tuple(scores or default_scores(network))
+        settings = ScoreSettings(scores=names, **options)
+        columns = score_names(network, settings.scores)
+        digits = str(fingerprint(network, model))
     return ScoringRun(
         file=file,
         scan=scan_variants(file, genome),
         job=ScoreJob(model, task, genome.paths, settings, trust_remote_code),
         columns=columns,
-        fingerprint=str(fingerprint(network, model)),
+        fingerprint=digits,
         genome_fingerprint=genome.fingerprint,
         genome_contigs=dict(genome.contigs),
         chunk_size=chunk_size,
     )
+
+
+def _classical_columns(
+    name: str, scores: Sequence[str] | None
+) -> tuple[dict[str, str], str]:
+    """All columns of a classical model, and its fingerprint."""
+    model = open_classical(name)
+    if scores is not None:
+        raise CrossDNAError(
+            f"{name} gives {', '.join(model.scores)}; leave out --scores"
+        )
+    return model.scores, model.fingerprint
 
 
 def run_scoring(

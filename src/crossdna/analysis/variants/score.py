@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.analysis.classical.opening import ClassicalModel
     from crossdna.data.genome import Genome
     from crossdna.data.variants import Allele
 
@@ -232,6 +233,23 @@ def score_alleles(
         scores["distance"][[item.row for item in placed]] = np.linalg.norm(
             values, axis=1
         )
+    return scores
+
+
+def score_classically(
+    model: ClassicalModel,
+    genome: Genome,
+    alleles: Sequence[Allele],
+    settings: ScoreSettings,
+) -> dict[str, NDArray[np.float64]]:
+    """Score alleles with a classical model; as `score_alleles`."""
+    scores = {name: np.full(len(alleles), np.nan) for name in model.scores}
+    rows = [row for row, allele in enumerate(alleles) if not allele.skip]
+    own = [alleles[row] for row in rows]
+    pairs = [window_pair(genome, allele, settings.window) for allele in own]
+    found = model.differences(own, pairs, both=settings.strand_average)
+    for name, values in found.items():
+        scores[name][rows] = values
     return scores
 
 
