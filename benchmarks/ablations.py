@@ -43,7 +43,11 @@ FULL = "full"
 VARIANTS = {
     FULL: [],
     "no-bridge": ["model.use_bridge=false"],
-    "no-teachers": ["objective.semantic_weight=0.0"],
+    "no-residual": ["model.residual=false"],
+    "teachers": [
+        "objective.semantic_weight=0.03",
+        "objective.semantic_warmup_steps=100",
+    ],
     "no-alternation": [],
     "published-alignment": [
         'model.strand_alignment="sequence"',
@@ -54,9 +58,10 @@ VARIANTS = {
     "no-augmentation": ["windows.reverse_complement=false"],
 }
 MEANING = {
-    FULL: "two strands, bridge, teachers, alternation, context across blocks",
+    FULL: "two strands, residual, bridge, alternation, context across blocks",
     "no-bridge": "the strands meet in the fusion gate only",
-    "no-teachers": "no semantic preservation",
+    "no-residual": "as published: a layer hands on only what it made",
+    "teachers": "with semantic preservation, for half as much time again",
     "no-alternation": "each branch keeps its strand (one block per window)",
     "published-alignment": "as published: blocks of the whole reverse complement, "
     "each read alone",
