@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 from transformers.utils.hub import cached_file
 
+from crossdna.models.shipped import resolve
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -92,6 +94,7 @@ def _tokenizer_fingerprint(checkpoint: str | Path) -> str:
 
 
 def _tokenizer_files(checkpoint: str | Path) -> Iterator[tuple[str, Path]]:
+    checkpoint = resolve(checkpoint)
     local = Path(checkpoint).is_dir()
     for name in _TOKENIZER_FILES:
         if local:
