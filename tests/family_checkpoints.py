@@ -40,6 +40,7 @@ CHECKPOINTS = {
     "gpt2": ("gpt2", "bpe", {"n_embd": 16, "n_layer": 2, "n_head": 2}),
     "gpt2-kmer": ("gpt2", "separate-3", {"n_embd": 16, "n_layer": 2, "n_head": 2}),
     "mistral": ("mistral", "separate-1", LLAMA),
+    "mistral-dna": ("mixtral", "bpe", {**LLAMA, "num_local_experts": 2}),
     "gemma": ("gemma", "bpe", LLAMA),
     "llama": ("llama", "bpe", LLAMA),
     "mamba": ("mamba", "separate-2", MAMBA),

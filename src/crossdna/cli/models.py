@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 _LEGEND = """
-runs    native: every verb; transformers: through transformers' own classes in Python,
-        the verbs do not take them yet; remote code: not run here
+runs    native: network of this package; transformers: its own classes, wrapped; both
+        through every verb (docs/models.md). remote code: with --trust-remote-code only
 tested  shipped: weights of this project, loaded by their name; fixture: numeric fixture
         in the published format; format: configuration or tokenizer layout only; no: not
         tested. Other projects' real weights have not been at hand."""

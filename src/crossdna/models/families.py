@@ -119,6 +119,7 @@ FAMILIES: Final = {
     ),
     "mamba2": Family(objective="causal", dropouts=(), no_lora=("conv1d", "out_proj")),
     "mistral": Family(objective="causal", unused=(r"\.inv_freq$",)),
+    "mixtral": Family(objective="causal", unused=(r"\.inv_freq$",)),
     "modernbert": Family(
         objective="masked",
         heads=("head.", "decoder.", "classifier."),

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 
 from crossdna.config import from_table
 from crossdna.errors import CrossDNAError
+from crossdna.models.families import FAMILIES, NATIVE
 from crossdna.models.shipped import shipped_cards
 
 Runs = Literal["native", "transformers", "remote code"]
-# Families whose network is written in this package.
-NATIVE_TYPES = ("caduceus", "crossdna", "hyenadna")
+NATIVE_TYPES = tuple(NATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,9 @@ class Family:
     objective
         "masked" or "causal".
     runs
-        "native" (this package), "transformers" (its own classes) or "remote code"
-        (code that comes with the checkpoint, run only when the user says so).
+        "native" (this package), "transformers" (its own classes, wrapped: see
+        `crossdna.models.tokenized`) or "remote code" (code that comes with the
+        checkpoint, run only when the user says so).
     strands
         How the two strands enter, and what to do about it.
     layer, pooling
@@ -195,16 +196,14 @@ def runner(model_type: str, *, remote_code: bool = False) -> str:
     model_type
         As in config.json.
     remote_code
-        Whether the checkpoint brings code of its own; ours and transformers' classes go
-        before it unless the user asks for that code.
+        Whether the checkpoint brings code of its own. Our own families do without it;
+        for any other it means that transformers' classes do not read the weights.
     """
-    from transformers import CONFIG_MAPPING
-
-    if model_type in NATIVE_TYPES:
+    if model_type in (*NATIVE_TYPES, "tokenized_dna"):
         return "native"
-    if model_type in CONFIG_MAPPING:
-        return "transformers"
-    return "remote code" if remote_code else "nothing"
+    if remote_code:
+        return "remote code"
+    return "transformers" if model_type in FAMILIES else "nothing"
 
 
 def _card(family: Family, checkpoint: Checkpoint) -> Card:

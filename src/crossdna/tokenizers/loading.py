@@ -39,7 +39,15 @@ def load_tokenizer(
     except CrossDNAError as error:
         raise CrossDNAError(f"{name}: {error}") from error
     except Exception as error:
-        raise CrossDNAError(f"{name}: no tokenizer could be loaded: {error}") from error
+        hint = ""
+        if "trust_remote_code" in str(error):
+            hint = (
+                " (it is code that comes with the checkpoint; --trust-remote-code runs "
+                "it, with all your rights)"
+            )
+        raise CrossDNAError(
+            f"{name}: no tokenizer could be loaded{hint}: {error}"
+        ) from error
     if len(tokenizer) == 0:
         raise CrossDNAError(f"{name}: its tokenizer has an empty vocabulary")
     return tokenizer
