@@ -1,22 +1,23 @@
 """Throughput of `crossdna score` beside naive scoring, in one run.
 
-    python benchmarks/score_speed.py --window 512 --variants 64
+    python benchmarks/score_speed.py --windows 512 4096 --variants 64
 
 Naive: every variant by itself, its own masked window in a batch of one, both strands.
 Ours: `score_alleles` on all of them. Spread variants share no window; dense ones (every
-base of a locus, three alternate alleles each) do. A random CrossDNA of the paper's size
-is used when no checkpoint is given.
+base of a locus, three alternate alleles each) do. Bases are those of the windows of
+both strands. A random CrossDNA of the paper's size is used when no checkpoint is given.
+Results go to results/score-speed-DEVICE.json.
 """
 
 import argparse
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from machine import save_results
 
 from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, alphabet
 from crossdna.analysis.inference import base_log_probabilities, load_model
@@ -28,11 +29,12 @@ from crossdna.data.variants import read_allele, window_pair
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="checkpoint; random weights when not given")
-    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--windows", type=int, nargs="+", default=[512, 4096])
     parser.add_argument("--variants", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 
 
@@ -60,26 +62,52 @@ def alleles_at(genome, positions, alternates, window):
     return found
 
 
-def measure(options, model, genome, alleles):
-    settings = ScoreSettings(
-        scores=("llr",), window=options.window, batch_size=options.batch
-    )
+def measure(options, model, genome, alleles, window):
+    """Both ways alternately; medians, and the largest difference of their scores."""
+    settings = ScoreSettings(scores=("llr",), window=window, batch_size=options.batch)
     methods = {
-        "naive": lambda: naive(model, genome, alleles, options.window),
+        "naive": lambda: naive(model, genome, alleles, window),
         "crossdna": lambda: score_alleles(model, genome, alleles, settings)["llr"],
     }
-    results, scores = {}, {}
-    for name, method in methods.items():
-        wall, busy = time.perf_counter(), time.process_time()
-        scores[name] = method()
-        wall, busy = time.perf_counter() - wall, time.process_time() - busy
+    times = {name: [] for name in methods}
+    busy = {name: [] for name in methods}
+    scores = {}
+    # The first round warms up and does not count.
+    for _ in range(options.repeats + 1):
+        for name, method in methods.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            scores[name] = method()
+            times[name].append(time.perf_counter() - wall)
+            busy[name].append(time.process_time() - processor)
+    results = {}
+    for name in methods:
+        seconds = float(np.median(times[name][1:]))
         results[name] = {
-            "variants_per_second": len(alleles) / wall,
-            "bases_per_second": len(alleles) * 2 * options.window / wall,
-            "processor_seconds": busy,
+            "variants_per_second": len(alleles) / seconds,
+            "bases_per_second": len(alleles) * 2 * window / seconds,
+            "processor_seconds": float(np.median(busy[name][1:])),
         }
     difference = np.abs(scores["naive"] - scores["crossdna"]).max()
     return results | {"variants": len(alleles), "largest_difference": float(difference)}
+
+
+def measure_window(options, model, window):
+    rng = np.random.default_rng(0)
+    size = 4 * window * max(16, options.variants)
+    with tempfile.TemporaryDirectory() as folder:
+        letters = alphabet.decode(rng.integers(0, 4, size, dtype=np.uint8))
+        (Path(folder) / "g.fa").write_text(f">c\n{letters}\n")
+        genome = Genome.open(Path(folder) / "g.fa", cache=folder)
+        places = np.arange(options.variants) * 3 * window + window
+        locus = size // 2 + np.arange(-(-options.variants // 3))
+        chosen = {
+            "spread": alleles_at(genome, places, 1, window),
+            "dense": alleles_at(genome, locus, 3, window),
+        }
+        return {
+            name: measure(options, model, genome, alleles, window)
+            for name, alleles in chosen.items()
+        }
 
 
 def main():
@@ -91,23 +119,15 @@ def main():
         model = load_model(options.model, "masked-lm", options.device)
     else:
         model = CrossDNAForMaskedLM(CrossDNAConfig()).eval().to(options.device)
-    rng = np.random.default_rng(0)
-    size = 4 * options.window * max(16, options.variants)
-    with tempfile.TemporaryDirectory() as folder:
-        letters = alphabet.decode(rng.integers(0, 4, size, dtype=np.uint8))
-        (Path(folder) / "g.fa").write_text(f">c\n{letters}\n")
-        genome = Genome.open(Path(folder) / "g.fa", cache=folder)
-        places = np.arange(options.variants) * 3 * options.window + options.window
-        spread = alleles_at(genome, places, 1, options.window)
-        locus = size // 2 + np.arange(-(-options.variants // 3))
-        dense = alleles_at(genome, locus, 3, options.window)
-        model(torch.zeros(1, options.window, dtype=torch.long, device=model.device))
-        results = {
-            "spread": measure(options, model, genome, spread),
-            "dense": measure(options, model, genome, dense),
-        }
-    machine = platform.processor() or platform.machine()
-    print(json.dumps({**vars(options), "machine": machine, **results}, indent=1))
+    rows = {str(w): measure_window(options, model, w) for w in options.windows}
+    print(json.dumps(rows, indent=1))
+    path = save_results(
+        f"score-speed-{torch.device(options.device).type}",
+        rows,
+        **{key: str(value) for key, value in vars(options).items()},
+        threads_used=torch.get_num_threads(),
+    )
+    print(path)
 
 
 if __name__ == "__main__":

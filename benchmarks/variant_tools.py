@@ -1,11 +1,9 @@
 """What the variant benchmarks share: scores of lists of variants, and baselines."""
 
-import gzip
-
 import numpy as np
-import torch
 
 from crossdna import alphabet
+from crossdna.analysis.classical.motifs import MotifScorer
 from crossdna.analysis.variants.readings import embedding_differences
 from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.variants import read_allele, window_pair
@@ -56,43 +54,14 @@ def composition_changes(genome, variants):
     }
 
 
-def read_meme(path):
-    """Position weights of a MEME file: (motifs, 4, width) log-odds against 1/4."""
-    motifs, rows, left = [], [], 0
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            if line.startswith("letter-probability"):
-                left, rows = int(line.split("w=")[1].split()[0]), []
-            elif left and line.strip():
-                rows.append([float(value) for value in line.split()[:4]])
-                left -= 1
-                if not left:
-                    motifs.append(np.array(rows).T)
-    width = max(motif.shape[1] for motif in motifs)
-    weights = np.zeros((len(motifs), 4, width), np.float32)
-    for weight, motif in zip(weights, motifs, strict=True):
-        weight[:, : motif.shape[1]] = np.log2((motif + 0.001) / 1.004 / 0.25)
-    return torch.from_numpy(weights), np.array([motif.shape[1] for motif in motifs])
-
-
-def motif_changes(genome, variants, motifs):
-    """Largest change of any motif's best site, signed: (variants,)."""
-    weights, widths = motifs
-    kernel = torch.cat([weights, weights.flip(1, 2)])
-    # A turned motif begins with the padding of its matrix, not with its first base.
-    reach = kernel.shape[2] - 1
-    changes = []
-    for contig, position, ref, alt in variants:
-        left = genome.fetch_padded(contig, position - reach, position)
-        end = position + len(ref)
-        right = genome.fetch_padded(contig, end, end + reach)
-        best = []
-        for allele in (ref, alt):
-            ids = np.concatenate([left, alphabet.encode(allele), right]).astype(int)
-            one_hot = torch.from_numpy(np.eye(5, dtype=np.float32)[ids][:, :4].T)
-            sites = torch.nn.functional.conv1d(one_hot[None], kernel, padding=reach)
-            both = sites[0].max(1).values.view(2, len(widths))
-            best.append(both.max(0).values.clamp(min=0))
-        change = best[1] - best[0]
-        changes.append(float(change[change.abs().argmax()]))
-    return np.array(changes)
+def motif_changes(genome, variants, motifs, window):
+    """Largest change of any motif's best site over the variant, signed: (variants,)."""
+    alleles = [read_allele(genome, *variant, window) for variant in variants]
+    usable = [row for row, allele in enumerate(alleles) if not allele.skip]
+    chosen = [alleles[row] for row in usable]
+    pairs = [window_pair(genome, allele, window) for allele in chosen]
+    found = MotifScorer(motifs).differences(chosen, pairs, both=True)
+    gain, loss = found["site_gain"], found["site_loss"]
+    changes = np.full(len(variants), np.nan)
+    changes[usable] = np.where(gain >= -loss, gain, loss)
+    return changes

@@ -1,7 +1,6 @@
 """ClinVar and 1000 Genomes slices: what zero-shot scores are worth.
 
-    python benchmarks/variants_human.py --model CHECKPOINT --data ../shared/data \
-        --output benchmarks/results/human.json
+    python benchmarks/variants_human.py --model CHECKPOINT --data ../shared/data
 
 ClinVar (October 2018, chr1 0.95-2.5 Mb): AUROC of pathogenic against benign
 substitutions, all and by consequence, with a bootstrap interval; 0.5 is chance. 1000
@@ -15,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from machine import save_results
 from sklearn.metrics import roc_auc_score
 from variant_tools import composition_changes, score_all
 
@@ -39,10 +39,10 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--name", default="variants-human", help="of results/NAME.json")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--most", type=int, help="variants of each file, for a try")
+    parser.add_argument("--most", type=int, help="variants of 1000 Genomes")
     return parser.parse_args()
 
 
@@ -83,7 +83,7 @@ def clinvar(options, model):
     data = options.data
     genome = Genome.open(data / "genomes/hg19_chr1_1-9876492.fa.gz")
     path = data / "variants/clinvar_chr1_0.95-2.5Mb_b37.vcf.gz"
-    variants, info = substitutions(path, genome, options.most)
+    variants, info = substitutions(path, genome, None)
     called = [row.get("CLINICAL_SIGNIFICANCE") in CLASSES for row in info]
     variants = [v for v, keep in zip(variants, called, strict=True) if keep]
     info = [row for row, keep in zip(info, called, strict=True) if keep]
@@ -99,20 +99,13 @@ def clinvar(options, model):
     return results
 
 
-def all_scores(options, model, genome, variants):
+def all_scores(options, model, genome, variants, kinds=("llr", "entropy", "distance")):
     """Scores that should grow with the harm, so ratios change their sign."""
-    found = score_all(
-        model,
-        genome,
-        variants,
-        scores=("llr", "entropy", "distance"),
-        window=options.window,
-    )
+    found = score_all(model, genome, variants, scores=kinds, window=options.window)
     changes = composition_changes(genome, variants)
-    return {
-        "-llr": -found["llr"],
-        "-entropy": -found["entropy"],
-        "distance": found["distance"],
+    signs = {"llr": -1, "entropy": -1, "distance": 1}
+    scores = {("-" * (signs[k] < 0)) + k: signs[k] * found[k] for k in kinds}
+    return scores | {
         "CpG lost": -changes["CpG change"],
         "transversion": 1 - changes["transition"],
     }
@@ -124,7 +117,7 @@ def frequencies(options, model):
     path = data / "variants/1000G_chr20_1-2Mb_hg19.vcf.gz"
     variants, info = substitutions(path, genome, options.most)
     frequency = np.array([float(row["AF"].split(",")[0]) for row in info])
-    scores = all_scores(options, model, genome, variants)
+    scores = all_scores(options, model, genome, variants, kinds=("llr", "entropy"))
     bins = []
     for low, high in itertools.pairwise(BINS):
         rows = (frequency >= low) & (frequency < high)
@@ -152,14 +145,13 @@ def frequencies(options, model):
 def main():
     options = parse()
     model = load_model(options.model, "masked-lm", options.device)
-    content = {
-        "settings": {key: str(value) for key, value in vars(options).items()},
+    rows = {
         "clinvar": clinvar(options, model),
         "1000 genomes": frequencies(options, model),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(content, indent=1))
-    print(json.dumps(content, indent=1))
+    settings = {key: str(value) for key, value in vars(options).items()}
+    print(json.dumps(rows, indent=1))
+    print(save_results(options.name, rows, **settings))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,46 @@
 """Saturation mutagenesis MPRA: what scores say about measured effects.
 
-    python benchmarks/variants_mpra.py --model CHECKPOINT --data ../shared/data \
-        --output benchmarks/results/mpra.json
+    python benchmarks/variants_mpra.py --model CHECKPOINT --data ../shared/data
 
 For each element: Pearson and Spearman correlation of the measured log2 effect, with its
-sign and without, with zero-shot scores, with a ridge regression on embedding
-differences trained on elements of other loci, and with baselines that need no model.
-Context is the element itself: the genome around it is not in the data.
+sign and without, with zero-shot scores, with ridge regressions trained on elements of
+other loci (on embedding differences, on the baselines, on both), and with baselines
+that need no model; motifs are scanned by memelite. Context is the element itself: the
+genome around it is not in the data. Intervals of the means are over elements.
 """
 
 import argparse
 import csv
 import gzip
-import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from machine import save_results
 from scipy import stats
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from variant_tools import composition_changes, motif_changes, read_meme, score_all
+from variant_tools import composition_changes, motif_changes, score_all
 
+from crossdna.analysis.classical.motifs import Motifs
 from crossdna.analysis.inference import load_model
 from crossdna.data.genome import Genome
 
 RELEASE, FEWEST_BARCODES = "GRCh38", 10
+BASELINES = ("GC change", "CpG change", "transition", "motif change")
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--name", default="variants-mpra", help="of results/NAME.json")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--elements", nargs="+", help="default: all")
-    parser.add_argument("--most", type=int, help="variants of each element, for a try")
+    parser.add_argument("--most", type=int, help="variants of each element")
+    parser.add_argument("--pll", action="store_true", help="score deletions too")
     return parser.parse_args()
 
 
@@ -102,22 +105,27 @@ def correlations(score, effect):
     }
 
 
-def ridge_scores(measured):
-    """Predictions for each element from elements of other loci."""
+def ridge_scores(features, effects):
+    """Predictions for each element from elements of other loci.
+
+    Parameters
+    ----------
+    features : dict of element to (variants, columns)
+    effects : dict of element to (variants,)
+    """
     predictions = {}
-    for name, (found, _) in measured.items():
-        others = [other for other in measured if locus(other) != locus(name)]
+    for name, here in features.items():
+        others = [other for other in features if locus(other) != locus(name)]
         if not others:
             continue
-        x = np.concatenate([measured[other][0]["vectors"] for other in others])
-        y = np.concatenate([measured[other][1] for other in others])
+        x = np.concatenate([features[other] for other in others])
+        y = np.concatenate([effects[other] for other in others])
         usable = np.isfinite(x).all(1)
         fit = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
         fit.fit(x[usable], y[usable])
-        prediction = np.full(len(found["vectors"]), np.nan)
-        here = np.isfinite(found["vectors"]).all(1)
-        prediction[here] = fit.predict(found["vectors"][here])
-        predictions[name] = prediction
+        predictions[name] = np.full(len(here), np.nan)
+        known = np.isfinite(here).all(1)
+        predictions[name][known] = fit.predict(here[known])
     return predictions
 
 
@@ -126,53 +134,66 @@ def main():
     elements, sequences = read_elements(options.data, options.most)
     chosen = options.elements or list(elements)
     model = load_model(options.model, "masked-lm", options.device)
-    motifs = read_meme(options.data / "motifs/jaspar2024_core_vertebrates.meme.gz")
+    meme = options.data / "motifs/jaspar2024_core_vertebrates.meme.gz"
+    motifs = Motifs.read(meme)
+    scores, vectors, effects = {}, {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "elements.fa"
         path.write_text("".join(f">{n}\n{s}\n" for n, s in sequences.items()))
         genome = Genome.open(path, cache=folder)
-        measured, baselines = {}, {}
         for name in chosen:
-            variants, effects = elements[name]
+            variants, effects[name] = elements[name]
             found = score_all(
                 model,
                 genome,
                 variants,
-                scores=("llr", "pll"),
+                scores=("llr", "pll") if options.pll else ("llr",),
                 window=options.window,
                 vectors=True,
             )
-            measured[name] = found, effects
-            baselines[name] = composition_changes(genome, variants) | {
-                "motif change": motif_changes(genome, variants, motifs)
-            }
+            vectors[name] = found.pop("vectors")
+            scores[name] = found | composition_changes(genome, variants)
+            scores[name]["motif change"] = motif_changes(
+                genome, variants, motifs, options.window
+            )
             print(name, len(variants), "scored", flush=True)
-    ridge = ridge_scores(measured)
-    results = {}
-    for name, (found, effects) in measured.items():
-        scores = {key: found[key] for key in ("llr", "pll", "distance")}
-        scores |= baselines[name]
-        if name in ridge:
-            scores["ridge"] = ridge[name]
-        results[name] = {k: correlations(v, effects) for k, v in scores.items()}
+    baselines = {
+        name: np.column_stack([found[key] for key in BASELINES])
+        for name, found in scores.items()
+    }
+    both = {name: np.hstack([vectors[name], baselines[name]]) for name in scores}
+    for label, features in (
+        ("ridge on embeddings", vectors),
+        ("ridge on baselines", baselines),
+        ("ridge on both", both),
+    ):
+        for name, prediction in ridge_scores(features, effects).items():
+            scores[name][label] = prediction
+    results = {
+        name: {key: correlations(v, effects[name]) for key, v in found.items()}
+        for name, found in scores.items()
+    }
     write(options, results)
 
 
 def write(options, results):
-    names = list(next(iter(results.values())))
+    rng = np.random.default_rng(0)
     means = {}
-    for name in names:
-        rows = [r[name] for r in results.values() if r.get(name)]
+    for name in dict.fromkeys(key for result in results.values() for key in result):
+        rows = [result[name] for result in results.values() if result.get(name)]
         if not rows:
             continue
-        keys = ("pearson", "spearman", "pearson_size", "spearman_size")
-        means[name] = {key: float(np.mean([r[key] for r in rows])) for key in keys}
-        means[name]["elements"] = len(rows)
-        print(f"{name:14}", {k: round(v, 3) for k, v in means[name].items()})
+        means[name] = {"elements": len(rows)}
+        for key in ("pearson", "spearman", "pearson_size", "spearman_size"):
+            values = np.array([row[key] for row in rows])
+            draws = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
+            low, high = np.quantile(draws, (0.025, 0.975))
+            means[name][key] = [float(values.mean()), float(low), float(high)]
+        shown = {k: np.round(v, 3).tolist() for k, v in means[name].items()}
+        print(f"{name:22}", shown)
     settings = {key: str(value) for key, value in vars(options).items()}
-    content = {"settings": settings, "mean": means, "elements": results}
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(content, indent=1))
+    rows = {"mean": means, "elements": results}
+    print(save_results(options.name, rows, **settings))
 
 
 if __name__ == "__main__":
