@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        default="crossdna-small",
-        help="without a recipe: weights to start from (%(default)s)",
+        help="without a recipe: weights to start from (default: crossdna-small)",
     )
     parser.add_argument(
         "--data",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
-    from pathlib import Path
 
+MODEL: Final = "crossdna-small"
 # The promoter of prodynorphin: its TSS is base 974,703 of the file, strand -.
 PROMOTER: Final = "z:974,684-974,803"
 PLACE: Final = "the promoter of PDYN (chr20:1,974,684-1,974,803, hg19, strand -)"
@@ -36,10 +37,11 @@ class Data(NamedTuple):
         """
         from crossdna.errors import CrossDNAError
 
-        tables = (
-            folder / "promoters" / f"{n}.csv.gz" for n in ("train", "dev", "test")
+        train, valid, test = (
+            folder / "promoters" / f"{name}.csv.gz" for name in ("train", "dev", "test")
         )
-        data = cls(*tables, folder / "chr20_1-2Mb.fa.gz", folder / "variants.vcf.gz")
+        genome, variants = folder / "chr20_1-2Mb.fa.gz", folder / "variants.vcf.gz"
+        data = cls(train, valid, test, genome, variants)
         for path in data:
             if not path.is_file():
                 raise CrossDNAError(f"{path}: no such file; --data names data/human")
@@ -55,17 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.demo.weights_report import Steps, write_weights_report
     from crossdna.analysis.inference import load_model
     from crossdna.models.fingerprint import fingerprint
+    from crossdna.models.shipped import resolve
 
     data, output = Data.of(arguments.data), arguments.output
-    model = load_model(arguments.model)
+    name = arguments.model or MODEL
+    model = load_model(name)
     inputs = {
         "version": crossdna.__version__,
-        "model": str(fingerprint(model, arguments.model)),
+        "model": str(fingerprint(model, resolve(name))),
         "data": [hashlib.sha256(path.read_bytes()).hexdigest() for path in data],
     }
     output.mkdir(parents=True, exist_ok=True)
     records = {}
-    typed = commands(arguments.model, data, output)
+    typed = commands(name, data, output)
     for name, words in typed.items():
         records[name] = output / "steps" / name.replace(" ", "-")
         # What a step cannot go on with is begun anew.
@@ -75,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         run_stage(records[name], {**inputs, "command": words}, [], work)
     picture = next((output / "promoter").glob("*.png"))
     steps = Steps(
-        model=arguments.model,
+        model=Path(name).name,
         finetuned=output / "promoters",
         variants=output / "variants.vcf.gz",
         promoter=picture,

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.analysis.report import Part
+
 SCORE: Final = "XD_LLR"
 FREQUENCY: Final = "AF"
 COMMON: Final = 0.05
@@ -107,7 +109,7 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
     seconds = {name: stage_seconds(path) for name, path in steps.records.items()}
     primary = metrics["primary_metric"]
     best = metrics["model"]["metrics"][primary]
-    opening = [
+    opening: list[Part] = [
         Paragraph(
             f"Ready-made weights ({steps.model}), put to work on human DNA: a "
             "classifier of promoters beside baselines, variants of 1000 Genomes "
@@ -167,7 +169,7 @@ def _promoters(metrics: dict[str, Any], folder: Path) -> Section:
     figure = folder / "promoters.png"
     _draw({name: values[primary] for name, values in found.items()}, primary, figure)
     counts = metrics["rows"]
-    parts: list[Any] = [
+    parts: list[Part] = [
         Paragraph(
             f"TATA promoters of human genes against other sequences with a TATA word "
             f"(GUE, prom_core_tata): 70 bases, {counts['train']:,} to learn from, "
@@ -195,7 +197,7 @@ def _variants(alleles: Alleles, folder: Path) -> Section:
         [alleles.names[i], f"{alleles.llr[i]:+.2f}", f"{alleles.frequency[i]:.4f}"]
         for i in order
     ]
-    parts: list[Any] = [
+    parts: list[Part] = [
         Paragraph(
             "The score is log p(alternate) - log p(reference) at the masked base: "
             "negative where the model expects the reference. Rare alleles should have "
@@ -256,7 +258,7 @@ def _histogram(alleles: Alleles, path: Path) -> None:
     with matplotlib.rc_context(STYLE):
         figure = new_figure(7.5, 3)
         axes = figure.add_subplot()
-        bins = np.linspace(alleles.llr.min(), alleles.llr.max(), 30)
+        bins = np.linspace(alleles.llr.min(), alleles.llr.max(), 30).tolist()
         for name, chosen, colour in groups:
             label = f"{name} ({chosen.sum()})"
             axes.hist(
