@@ -23,18 +23,21 @@ def species_table(name):
     result = read(f"pretrained-{name}")
     if result is None:
         return ""
-    how = result["rows"][0]["conditions"][0]["description"]
+    random, isolated = (c["description"] for c in result["rows"][0]["conditions"])
     lines = [
-        f"Hidden bases of held-out blocks ({how}; "
-        "± half of the 95 % bootstrap interval over windows). Baselines see all other "
-        "bases of the window; they were fitted on the same training regions.",
+        "Hidden bases of held-out blocks, bits per base (2 is a blind guess); "
+        f"{isolated}, so that the model sees as much context as the baselines, but for "
+        f"the column with {random}. ± is half of the 95 % bootstrap interval over "
+        "windows. Baselines were fitted on the training regions of the same section.",
         "",
-        "| species | bases | model: bits | strand average | best Markov "
-        "| two-sided k-mer | model: accuracy | two-sided k-mer |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| species | bases | model | strands averaged | best Markov | two-sided k-mer "
+        f"| accuracy: model | two-sided k-mer | model, {random} |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
-        for group in row["conditions"][0]["groups"]:
+        first, second = row["conditions"]
+        hidden = {group["name"]: group["scores"] for group in first["groups"]}
+        for group in second["groups"]:
             scores = group["scores"]
             names = list(scores)
             markov, sides = names[-2:]
@@ -43,6 +46,8 @@ def species_table(name):
             cells += [f"{shown(scores[markov]['bits'])} (order {markov.split('-')[1]})"]
             cells += [shown(scores[sides]["bits"])]
             cells += [shown(scores[n]["accuracy"]) for n in ("model", sides)]
+            also = hidden.get(group["name"])
+            cells += [shown(also["model"]["bits"]) if also else ""]
             lines.append("| " + " | ".join(cells) + " |")
     strands = [
         f"{row['species']} {row['strands']['single']['estimate']:.3f}"
