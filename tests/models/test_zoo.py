@@ -23,6 +23,7 @@ def test_every_card_is_consistent():
         for value in (each.parameters, each.context, each.window):
             assert value is None or value > 0
         assert each.pretraining, each.name
+        assert all([each.layer, each.pooling, each.padding, each.hardware]), each.name
 
 
 def test_native_families_are_registered():
@@ -91,5 +92,7 @@ def test_command_line(capsys):
     assert json.loads(capsys.readouterr().out)["context"] == 131_072
     assert main(["models", str(GOLDEN / "hyenadna"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == "native"
+    assert main(["models", "PoetschLab/GROVER"]) == 0
+    assert "licence       not checked" in capsys.readouterr().out
     assert main(["models", "no/such-model"]) == 2
     assert "no card for" in capsys.readouterr().err

@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     elif isinstance(found, list):
         print("\n".join(_table(found)) + "\n" + _LEGEND)
     else:
+        if "licence" in found and found["licence"] is None:
+            found["licence"] = "not checked; see its authors' card"
         print("\n".join(f"{key:<14}{_text(value)}" for key, value in found.items()))
     return 0
 

@@ -33,7 +33,7 @@ class Checkpoint:
     name
         Hub id, where there is one.
     tested
-        "shipped" (weights of this project, in the package), "real weights", "fixture"
+        "shipped" (weights of this project, in the package), "weights", "fixture"
         (small random weights in the published format, with recorded outputs of the
         published code), "format" (tokenizer or class only) or "no": what this project
         has checked.
@@ -48,7 +48,7 @@ class Checkpoint:
     """
 
     name: str
-    tested: Literal["shipped", "real weights", "fixture", "format", "no"]
+    tested: Literal["shipped", "weights", "fixture", "format", "no"]
     parameters: int | None = None
     context: int | None = None
     window: int | None = None
@@ -75,6 +75,8 @@ class Family:
         Recommended for embeddings.
     padding
         What padding does, and the policy.
+    licence
+        As its authors' card says; None: not checked.
     """
 
     name: str
@@ -83,11 +85,11 @@ class Family:
     runs: Runs
     tokenizer: str
     strands: str
+    layer: str
+    pooling: str
     padding: str
     hardware: str
     pretraining: str | None = None
-    layer: str | None = None
-    pooling: str | None = None
     licence: str | None = None
     checkpoint: tuple[Checkpoint, ...] = ()
 
@@ -110,8 +112,8 @@ class Card(NamedTuple):
     tokenizer: str
     pretraining: str | None
     strands: str
-    layer: str | None
-    pooling: str | None
+    layer: str
+    pooling: str
     padding: str
     licence: str | None
     hardware: str
