@@ -56,6 +56,7 @@ VARIANTS = {
     "independent-blocks": ['model.block_context="independent"'],
     "one-strand": ["windows.reverse_complement=true"],
     "no-augmentation": ["windows.reverse_complement=false"],
+    "no-residual": ["model.residual=false"],
 }
 MEANING = {
     FULL: "two strands, residual, bridge, alternation, context across blocks",
@@ -68,6 +69,7 @@ MEANING = {
     "independent-blocks": "each block read alone",
     "one-strand": "both branches read the forward strand; windows of either strand",
     "no-augmentation": "two strands, windows of the forward strand only",
+    "no-residual": "layers without a path around them, as published",
 }
 SHARE = 0.15
 
