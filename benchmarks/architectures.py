@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -187,8 +186,17 @@ def processor_seconds(call):
     return statistics.median(times)
 
 
-def peak_megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory(field):
+    """A figure of Linux's for this process, in megabytes: VmRSS or its peak, VmHWM."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(field)
+
+
+def forget_peak():
+    """Let the peak start anew from what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def speed(name):
@@ -200,7 +208,7 @@ def speed(name):
     low = 7 if name in ("hyenadna", "caduceus") else 0
     options = {"use_cache": False} if objective_of(name) == "causal" else {}
     longest = None if name in NATIVE else FAMILIES[name].longest(model.config)
-    before, rows = peak_megabytes(), []
+    before, rows = memory("VmRSS"), []
     for length in LENGTHS:
         if longest is not None and length > longest:
             continue
@@ -210,12 +218,13 @@ def speed(name):
             with torch.inference_mode():
                 model(input_ids=ids, **options)
 
+        forget_peak()
         seconds = processor_seconds(forward)
         rows.append(
             {
                 "length": length,
                 "inference_bases_per_second": length / seconds,
-                "memory_megabytes": peak_megabytes() - before,
+                "memory_megabytes": memory("VmHWM") - before,
             }
         )
     ids = torch.randint(low, low + alphabet.NUM_BASES, TRAINING)
@@ -253,6 +262,12 @@ def save_rows(rows, **settings):
         handle.write("\n")
 
 
+def show(interval, sign=""):
+    """An estimate and half of its 95 % interval."""
+    half = (interval["high"] - interval["low"]) / 2
+    return f"{interval['estimate']:{sign}.3f} ± {half:.3f}"
+
+
 def markdown(rows):
     """The table of the guide: masked families first, best bits first."""
     lines = [
@@ -265,9 +280,8 @@ def markdown(rows):
         cells = [row["family"], row["objective"], f"{row['parameters']:,}"]
         for genome in ("yeast", "human"):
             found = row["held_out"][genome]
-            bits, saved = found["bits"]["estimate"], found["bits_saved"]["estimate"]
-            cells.append(f"{bits:.3f} ({saved:+.3f})")
-        cells.append(f"{row['probe_auroc']['estimate']:.3f}")
+            cells.append(f"{show(found['bits'])} ({show(found['bits_saved'], '+')})")
+        cells.append(show(row["probe_auroc"]))
         middle = next(x for x in row["speed"]["lengths"] if x["length"] == 1024)
         rates = row["speed"]["training_bases_per_second"]
         rates = rates, middle["inference_bases_per_second"]
@@ -360,13 +374,10 @@ def compare(arguments):
         recipe, folder = read(name, arguments.steps), arguments.output / name
         row = rows.get(name, {})
         if row.get("steps") != recipe.train.steps or "held_out" not in row:
-            start = time.process_time()
             pretrain(recipe, folder, resume=True)
-            trained = time.process_time() - start
             windows = arguments.windows, arguments.probe_windows
             judges = judges or Judge(recipe, *windows)
             row = row | judge(name, folder, judges)
-            row["training_processor_seconds"] = trained
             row["bases_trained_on"] = (
                 recipe.train.steps * recipe.train.batch_size * recipe.windows.length
             )
