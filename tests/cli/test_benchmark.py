@@ -57,7 +57,9 @@ def test_mean_and_spread_are_those_of_the_cells(done):
     values = []
     for seed in (0, 1):
         path = benchmark.cell_path(done, "b/c", "new:tiny", seed)
-        values.append(json.loads(path.read_text())["value"])
+        cell = json.loads(path.read_text())
+        assert len(cell["fingerprint"]) == 32
+        values.append(cell["value"])
     table = pl.read_parquet(done / "results.parquet")
     row = table.filter((pl.col("model") == "new:tiny") & (pl.col("task") == "b/c"))
     assert row["mean"].item() == pytest.approx(np.mean(values))

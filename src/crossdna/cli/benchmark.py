@@ -99,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     for note in chosen.notes:
         print(f"note: {note}", file=sys.stderr)
     recipe = _recipe(arguments)
+    _check_models(arguments)
     _claim(arguments, recipe, chosen)
     total = len(chosen.tasks) * len(arguments.models)
     with progress("benchmark", total, "cells") as advance:
@@ -113,6 +114,23 @@ def run(arguments: argparse.Namespace) -> int:
         save_figure(benchmark_figure(rows), temporary)
     print(benchmark.to_markdown(rows, pairs))
     return 0
+
+
+def _check_models(arguments: argparse.Namespace) -> None:
+    """A misspelt name is an error at once, not after hours of other cells."""
+    from crossdna.analysis.supervised.baselines import BASELINES, find
+    from crossdna.errors import CrossDNAError
+    from crossdna.training.finetune_model import check_model
+
+    for name in arguments.models:
+        if find(name) is not None:
+            continue
+        try:
+            check_model(name, trust_remote_code=arguments.trust_remote_code)
+        except CrossDNAError as error:
+            raise CrossDNAError(
+                f"{error}; nor is {name!r} a baseline: there are {', '.join(BASELINES)}"
+            ) from error
 
 
 def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
@@ -200,6 +218,7 @@ def _fit(
     from crossdna.analysis.supervised.baselines import find
     from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.analysis.supervised.probing import ProbeModel
+    from crossdna.models.fingerprint import fingerprint
     from crossdna.training.finetune import finetune
 
     known = find(model)
@@ -217,7 +236,8 @@ def _fit(
         )
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
-        return benchmark.Fitted(fitted, parameters=size)
+        digits = str(fingerprint(network, model))
+        return benchmark.Fitted(fitted, parameters=size, fingerprint=digits)
 
     def trained() -> Fitted:
         own = replace(recipe, model=model, seeds=(seed,))
@@ -228,7 +248,10 @@ def _fit(
             model,
             trust_remote_code=recipe.trust_remote_code,
         )
-        return benchmark.Fitted(best, best.card.thresholds, result.best.parameters)
+        digits = str(fingerprint(best.model, result.best.folder))
+        return benchmark.Fitted(
+            best, best.card.thresholds, result.best.parameters, digits
+        )
 
     if known is not None:
         return baseline

@@ -39,11 +39,14 @@ class Fitted(NamedTuple):
     thresholds : tuple of float, or None
         Those that training chose, else the development set chooses here.
     parameters : int or None
+    fingerprint : str
+        Of a network; see `crossdna.models.fingerprint`.
     """
 
     predictor: Predictor
     thresholds: tuple[float, ...] | None = None
     parameters: int | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,8 @@ class Cell:
     seconds_predict: float
     peak_memory_mib: float | None
     parameters: int | None
+    fingerprint: str = ""
+    """Of the network that was asked; see `crossdna.models.fingerprint`."""
 
 
 def cell_path(folder: Path, task: str, model: str, seed: int) -> Path:
@@ -120,6 +125,7 @@ def run_cell(
         seconds_predict=time.perf_counter() - asked,
         peak_memory_mib=memory.read(),
         parameters=fitted.parameters,
+        fingerprint=fitted.fingerprint,
         **names,
     )
     _keep(cell, judged, path)
