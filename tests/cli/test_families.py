@@ -13,6 +13,8 @@ from transformers import (
 )
 
 from crossdna import alphabet
+from crossdna.analysis.inference import load_model
+from crossdna.analysis.probe.linear import mean_embeddings, random_copy
 from crossdna.cli import main
 from crossdna.models.opening import Opened
 
@@ -154,9 +156,63 @@ def test_per_base(name, inputs, tmp_path):
     assert table["prediction"].list.len().to_list() == [26] * 24
 
 
-def test_random_weights_and_fine_tuning_again(inputs, tmp_path):
-    """Also from a checkpoint that was fine-tuned, whose head is another one."""
+def test_random_weights_of_a_checkpoints_shape(inputs, tmp_path):
     finetune(f"random:{save('dnabert', inputs)}", inputs, tmp_path / "one")
     run("embed", inputs / "test.csv", "--model", tmp_path / "one", "--device", "cpu",
         "--output", tmp_path / "e.parquet")  # fmt: skip
     assert len(pl.read_parquet(tmp_path / "e.parquet")) == 12
+
+
+def test_heads_on_byte_pairs_have_scores_and_tracks(inputs, tmp_path):
+    """Every verb on a fine-tuned model, whose tokens have no bases of their own."""
+    pyBigWig = pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
+    finetune(save("grover", inputs), inputs, tmp_path / "out", "--head", "mean")
+    common = ["--model", tmp_path / "out", "--genome", inputs / "genome.fa"]
+    common += ["--device", "cpu", "--window", 64]
+    run(
+        "score", *common, "--variants", inputs / "in.vcf",
+        "--output", tmp_path / "s.parquet",
+    )  # fmt: skip
+    scores = pl.read_parquet(tmp_path / "s.parquet")
+    heads = [name for name in scores.columns if name.startswith("head_")]
+    assert len(heads) == 2
+    run(
+        "ism", *common, "--region", "one:100-100", "--deletions",
+        "--output", tmp_path / "ism",
+    )  # fmt: skip
+    changes = pl.read_parquet(tmp_path / "ism/ism.parquet")
+    own = changes.filter(pl.col("alt") == scores["alt"][0])
+    assert own[heads[0]][0] == pytest.approx(scores[heads[0]][0], abs=1e-5)
+    run("track", *common, "--step", 25, "--output", tmp_path / "track")
+    with pyBigWig.open(str(tmp_path / f"track/{heads[0]}.bw")) as handle:
+        assert np.isfinite(handle.values("one", 0, 300)).all()
+
+
+def test_benchmark(inputs, tmp_path):
+    suite = tmp_path / "suite/motif"
+    suite.mkdir(parents=True)
+    for name, file in (("train", "train"), ("valid", "dev"), ("test", "test")):
+        table = pl.read_csv(inputs / f"{name}.csv").select("sequence", "label")
+        table.write_csv(suite / f"{file}.csv")
+    for mode in "probe", "finetune":
+        run(
+            "benchmark", "--suite", tmp_path / "suite", "--mode", mode, "--epochs", 1,
+            "--models", save("nucleotide-transformer", inputs), save("gpt2", inputs),
+            "--set", "head=mean", "--device", "cpu", "--output", tmp_path / mode,
+        )  # fmt: skip
+        table = pl.read_parquet(tmp_path / mode / "results.parquet")
+        assert len(table) == 2
+        assert table["parameters"].min() > 0
+
+
+def test_probes_are_compared_with_random_weights(inputs):
+    model = load_model(save("plant-esm", inputs), "embedding", "cpu")
+    ids = np.random.default_rng(0).integers(0, 4, (3, 30)).astype(np.uint8)
+    own = mean_embeddings(model, ids, batch_size=2)
+    first, second = (
+        mean_embeddings(random_copy(model, seed=seed), ids, batch_size=2)
+        for seed in (0, 0)
+    )
+    assert own.shape == (3, 16)
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - own).max() > 0.01

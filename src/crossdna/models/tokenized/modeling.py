@@ -152,10 +152,12 @@ class TokenizedModel(TokenizedPreTrainedModel):
         self.own_reader: Reader | None = None
         if net is None:
             net = random_network(config)
-            self.net = net
-            self.post_init()
         else:
-            self.net = net
+            for module in net.modules():
+                # What was loaded is not to be drawn anew below.
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        self.net = net
+        self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of token vectors."""
@@ -253,6 +255,7 @@ class _TokenizedForLanguage(TokenizedPreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.network = TokenizedModel(config, net)
+        self.post_init()
 
     @property
     def gives_base_probabilities(self) -> bool:
@@ -410,8 +413,7 @@ class TokenizedForSequenceClassification(TokenizedPreTrainedModel):
         super().__init__(config)
         self.network = TokenizedModel(config, net)
         self.head = SequenceHead(config)
-        if net is None:
-            self.post_init()
+        self.post_init()
 
     def forward(
         self,
@@ -445,8 +447,7 @@ class TokenizedForTokenClassification(TokenizedPreTrainedModel):
         super().__init__(config)
         self.network = TokenizedModel(config, net)
         self.head = TokenHead(config)
-        if net is None:
-            self.post_init()
+        self.post_init()
 
     def forward(
         self,
@@ -477,6 +478,7 @@ class OwnHeadForSequenceClassification(TokenizedPreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.network = TokenizedModel(config, net)
+        self.post_init()
 
     def read_with(self, tokenizer: Any) -> None:
         """Give the network its tokenizer; see `TokenizedPreTrainedModel.read_with`."""
