@@ -56,7 +56,6 @@ VARIANTS = {
     "independent-blocks": ['model.block_context="independent"'],
     "one-strand": ["windows.reverse_complement=true"],
     "no-augmentation": ["windows.reverse_complement=false"],
-    "no-residual": ["model.residual=false"],
 }
 MEANING = {
     FULL: "two strands, residual, bridge, alternation, context across blocks",
@@ -69,7 +68,6 @@ MEANING = {
     "independent-blocks": "each block read alone",
     "one-strand": "both branches read the forward strand; windows of either strand",
     "no-augmentation": "two strands, windows of the forward strand only",
-    "no-residual": "layers without a path around them, as published",
 }
 SHARE = 0.15
 
