@@ -64,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.record:
         if not found.passed:
             raise CrossDNAError("a model that fails is not recorded")
-        if not Path(arguments.model).is_dir():
+        if not Path(opened.name).is_dir():
             raise CrossDNAError(f"{arguments.model}: no directory to record in")
-        write_record(arguments.model, trust_remote_code=arguments.trust_remote_code)
+        write_record(opened.name, trust_remote_code=arguments.trust_remote_code)
     return 0 if found.passed else 1
 
 

@@ -84,10 +84,10 @@ def test_a_causal_model_is_followed(checkpoints):
 def test_a_masked_model_is_followed(checkpoints):
     """One hidden base is drawn from what the model says of it."""
     model = load_model(checkpoints("crossdna"), "masked-lm", "cpu")
-    settings = GenerateSettings(
-        constraints=Constraints(template="GATTNACAGATTACA"), strand="+"
-    )
-    found = generate(model, "masked-lm", settings, range(600))["ids"]
+    plan = Plan(Constraints(template="GATTNACAGATTACA"))
+    randoms = [np.random.default_rng([0, number]) for number in range(600)]
+    options = {"rounds": 1, "sweeps": 0, "strand_average": False}
+    found = reveal(model, plan, Truncation(), randoms, **options)
     asked = torch.from_numpy(found[:1].astype(np.int64))
     asked[0, 4] = alphabet.MASK
     expected = base_log_probabilities(model, asked)[0, 4].exp().numpy()
