@@ -131,10 +131,8 @@ def run_cells(options):
                 if over and not path.is_file():
                     print(f"time is over before {name}, {called}, seed {seed}")
                     return
-                settings = LISTS[options.list][name]
-                fit = fitting(
-                    model, seed, sets, settings, path.with_suffix(""), options
-                )
+                folder = path.with_suffix("")
+                fit = fitting(model, seed, sets, name, folder, options)
                 facts = {
                     "task": name, "model": called, "seed": seed,
                     "reduced_train": reduced,

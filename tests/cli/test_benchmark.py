@@ -126,9 +126,10 @@ def test_what_does_not_suit_is_left_out_and_said(tmp_path, rng, capsys):
         (["--models", "kmer", "--tasks", "z"], "no task 'z'"),
         (["--models", "kmer", "--seeds", "0"], "--seeds must be at least 1"),
         (["--models", "new:huge"], "no size 'huge'"),
-        (["--models", "no/such/model/here"], "no such directory"),
+        (["--models", "kmer", "a/b/c/d"], "no such directory; nor is 'a/b/c/d' a base"),
     ],
 )
 def test_errors(suite, tmp_path, capsys, more, message):
     assert run(suite, tmp_path / "out", *more) == 2
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("seed-*.json"))

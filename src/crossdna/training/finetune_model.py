@@ -127,6 +127,18 @@ def _set_dropout(config: Any, rate: float) -> None:
     config.network = {**(config.network or {}), **dict.fromkeys(names, rate)}
 
 
+def check_model(name: str, *, trust_remote_code: bool = False) -> None:
+    """Refuse a name that stands for no model, before any work is done.
+
+    Raises
+    ------
+    CrossDNAError
+        No such checkpoint or size.
+    """
+    if _opened(name, trust_remote_code=trust_remote_code) is None:
+        _new_config(name)
+
+
 def has_poolings(name: str, *, trust_remote_code: bool = False) -> bool:
     """Whether a model's sequence head is ours, whose `head_pooling` can be chosen."""
     opened = _opened(name, trust_remote_code=trust_remote_code)
