@@ -210,7 +210,7 @@ def test_what_the_gpu_kernel_is_handed():
     """The kernel's recurrence on our prepared operands is the operator."""
     operands = make(2, 33, 3, 8, 12, dtype=torch.float32)
     operands[:3] = [x.bfloat16() for x in operands[:3]]
-    arguments = gpu.comba_arguments(*operands)
+    arguments = gpu.comba_arguments(*operands, torch.bfloat16)
     for x in (arguments.q, arguments.k, arguments.p, arguments.v):
         assert x.dtype == torch.bfloat16
         assert x.shape[:3] == (2, 33, 3)
@@ -231,11 +231,39 @@ def test_what_the_gpu_kernel_is_handed():
     assert (state - expected.state).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operands_prepared_by_the_compiler_are_the_same(dtype):
+    """Traced once for all lengths, with gradients; on a GPU this is one kernel."""
+    fused = gpu.fused_arguments("aot_eager")
+    for length in (33, 70):
+        operands = make(2, length, 3, 8, 12, dtype=torch.float32)
+        leaves = [[x.clone().requires_grad_() for x in operands] for _ in range(2)]
+        results = []
+        for prepare, own in zip((gpu.comba_arguments, fused), leaves, strict=True):
+            arguments = prepare(*own, dtype)
+            sum(x.float().square().mean() for x in arguments[:4]).backward()
+            results.append([*arguments[:6], *(x.grad for x in own[:3])])
+        for one, other in zip(*results, strict=True):
+            assert one.dtype == other.dtype
+            torch.testing.assert_close(one, other)
+
+
+def test_autocast_says_what_the_kernels_compute_in():
+    v = torch.zeros(1)
+    assert gpu.kernel_dtype(v) == torch.float32
+    # Without a GPU torch warns that it turns autocast off; its state is what counts.
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert gpu.kernel_dtype(v) == torch.get_autocast_dtype("cuda")
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
 def test_fla_naive_chunks_agree_with_our_convention():
     pytest.importorskip("triton", reason="fla.ops needs triton")
     comba = pytest.importorskip("fla.ops.comba", reason="extra gpu not installed")
     operands = make(2, 70, 3, 8, 12, dtype=torch.float32)
-    arguments = gpu.comba_arguments(*operands)
+    arguments = gpu.comba_arguments(*operands, torch.float32)
     output, state = comba.naive_chunk_comba(
         arguments.q,
         arguments.k,

@@ -105,3 +105,17 @@ def test_the_kernel_says_what_it_does_not_take():
         swiglu(torch.randn(3, 64).double(), backend="native")
     assert native.unavailable() is None
     assert swiglu(torch.randn(3, 40)).shape == (3, 20)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_autocast_leaves_dtypes_alone(backend):
+    """Layers would else hand on twice the bytes."""
+    x, ones = torch.randn(2, 3, 32).bfloat16(), torch.ones(32)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = [
+            rms_norm(x, ones, 1e-5, backend=backend),
+            rms_norm(x, ones, 1e-5, x, backend=backend),
+            swiglu(x, backend=backend),
+            blend_norm(x, x, x, ones, ones, 1e-5, backend=backend),
+        ]
+    assert all(y.dtype == torch.bfloat16 for y in outputs)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from crossdna.ops.delta_rule.reference import normalise
 from crossdna.ops.dispatch import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class CombaArguments(NamedTuple):
@@ -28,7 +31,7 @@ class CombaArguments(NamedTuple):
     use_qk_l2norm_in_kernel: bool = False
 
 
-def comba_arguments(
+def comba_arguments(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -37,20 +40,16 @@ def comba_arguments(
     feedback: Tensor,
     correction: Tensor,
     initial_state: Tensor,
+    dtype: torch.dtype,
 ) -> CombaArguments:
     """Prepare the kernel's operands.
 
-    q, k, p are normalised in float32 and then rounded to the dtype of `v`: the kernels
-    want one dtype for all of them; decays, beta and states stay float32.
+    q, k, p are normalised in float32 and then rounded to `dtype`: the kernels want one
+    for all of them; decays, beta and states stay float32.
     """
     q32, k32 = q.float(), k.float()
     p32 = feedback[..., None] * k32
     q32 = q32 - correction[..., None] * p32
-    dtype = (
-        torch.get_autocast_dtype("cuda")
-        if torch.is_autocast_enabled("cuda")
-        else v.dtype
-    )
     return CombaArguments(
         q=normalise(q32).to(dtype),
         k=normalise(k32).to(dtype),
@@ -63,11 +62,37 @@ def comba_arguments(
     )
 
 
+def kernel_dtype(v: Tensor) -> torch.dtype:
+    """Say in which dtype the kernels compute: autocast's, or that of `v`."""
+    if torch.is_autocast_enabled("cuda"):
+        return torch.get_autocast_dtype("cuda")
+    return v.dtype
+
+
 def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the kernel; operands as in `comba_arguments`."""
+    """Run the kernel; operands as in `crossdna.ops.delta_rule.delta_rule`."""
     from fla.ops.comba import chunk_comba
 
-    return chunk_comba(**comba_arguments(*operands)._asdict())
+    # Inside a larger compiled graph what prepares the operands is compiled with it.
+    prepare: Callable[..., CombaArguments] = comba_arguments
+    if not torch.compiler.is_compiling():
+        prepare = fused_arguments()
+    dtype = kernel_dtype(operands[2])
+    with torch.autocast("cuda", enabled=False):
+        arguments = prepare(*operands, dtype)
+    return chunk_comba(**arguments._asdict())
+
+
+@functools.cache
+def fused_arguments(backend: str = "inductor") -> Callable[..., CombaArguments]:
+    """Give `comba_arguments` as one kernel: a dozen would move several times its bytes.
+
+    Parameters
+    ----------
+    backend
+        Of ``torch.compile``.
+    """
+    return torch.compile(comba_arguments, dynamic=True, backend=backend)
 
 
 @probe
@@ -78,6 +103,9 @@ def unavailable() -> str | None:
 
 @functools.cache
 def _missing() -> str | None:
+    # First: without a device the import below warns about it.
+    if not torch.cuda.is_available():
+        return "no CUDA device"
     # fla-core without triton imports as an empty package: the very modules that are
     # called are probed.
     for module in ("triton", "fla.ops.comba"):
@@ -85,8 +113,6 @@ def _missing() -> str | None:
             importlib.import_module(module)
         except ImportError as error:
             return f"{module} cannot be imported ({error}); install crossdna[gpu]"
-    if not torch.cuda.is_available():
-        return "no CUDA device"
     return None
 
 
