@@ -32,11 +32,12 @@ demo-pretrain: setup
 		--annotation data/sacCer3/sacCer3.gff.gz \
 		--locus chrXV:721,876-721,975 --locus-name "Start of HIS3" --output demo-pretrain
 
-# What benchmarks/README.md explains; about twenty minutes on two cores.
+# What benchmarks/README.md explains; about fifteen minutes on two quiet cores. What a
+# cut run has measured at this commit is not measured again.
 bench: setup
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/long_context.py
+	$(BIN)/python benchmarks/speed.py --resume
 	$(BIN)/python benchmarks/operators.py
+	$(BIN)/python benchmarks/speed_report.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,15 +19,19 @@ from crossdna.files import atomic_open
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def describe_machine(**settings):
-    """Processor, cores, GPU, versions and commit."""
-    commit = subprocess.run(
+def commit():
+    """The commit that is checked out, and whether files differ from it."""
+    return subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,
         text=True,
         cwd=RESULTS.parent,
         check=False,
     ).stdout.strip()
+
+
+def describe_machine(**settings):
+    """Processor, cores, GPU, versions and commit."""
     model = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -36,7 +40,7 @@ def describe_machine(**settings):
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
-        "commit": commit,
+        "commit": commit(),
         "crossdna": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -1,158 +1,172 @@
 """How fast the models run, in bases per second and against the machine's limits.
 
-    python benchmarks/speed.py                # this machine's CPU, the whole table
-    python benchmarks/speed.py --only crossdna --lengths 1024 --modes forward
+    python benchmarks/speed.py                      # the CPU, the whole table
+    python benchmarks/speed.py --rows "crossdna forward .* 1024"
+    python benchmarks/speed.py --resume             # what a cut run has left out
     python benchmarks/speed.py --device cuda --dtypes bf16
+    python benchmarks/speed.py --rows mamba2        # slow: only where it is named
+    python benchmarks/speed.py --list
 
-Every row is measured next to a matrix product (2048^3, in the same precision) of the
-same moment, so that ratios hold when the machine's speed drifts. Operations are counted
-in code (`operations_per_base`). Results go to benchmarks/results/speed-DEVICE.json.
+Every row is measured beside a matrix product (2048^3, in the same precision) and a copy
+of the same moment, so that ratios hold when the machine's speed drifts; operations and
+bytes are counted in code (peers.py). On a CPU each row runs in a process of its own, so
+that its peak memory is its own. Rows are kept one by one in
+benchmarks/results/speed-DEVICE.json; a new run replaces the rows that it measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
+import json
+import os
+import re
 import resource
 import statistics
+import tempfile
 import time
+from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
-from machine import save_results
+from machine import RESULTS, commit, save_results
+from peers import PEERS, build_crossdna
 from torch.nn import functional as F
 
 import crossdna.models.crossdna.layers as crossdna_layers
 import crossdna.models.linear as linear_module
-from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, alphabet
+from crossdna import alphabet
+from crossdna.analysis.variants.score import ScoreSettings, score_alleles
+from crossdna.data.genome import Genome
+from crossdna.data.variants import read_allele
 from crossdna.ops.delta_rule import delta_rule
 from crossdna.ops.window_attention import window_attention
+from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
     ObjectiveSettings,
 )
 
-TOKENS = 8192
-MATMUL = 2048
+__all__ = ["build_crossdna", "forward_call", "peak_memory", "seconds"]
+
+TOKENS = {"cpu": 8192, "cuda": 131_072}
+"""Bases in a batch, unless one sequence is longer."""
+MATMUL, COPIED = 2048, 2**26
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
-
-def visible_keys(length, window):
-    """Mean number of keys that a query of a causal sliding window sees."""
-    full = max(0, length - window)
-    ramp = min(length, window)
-    return (ramp * (ramp + 1) / 2 + full * window) / length
-
-
-def operations_per_base(config, length):
-    """Multiplications and additions of one forward pass, per base.
-
-    Weights once each; the delta rule's two reads and one write of a K x V state per
-    head; attention over the visible keys.
-    """
-    with torch.device("meta"):
-        model = CrossDNAForMaskedLM(config)
-    weights = sum(p.numel() for p in model.parameters() if p.dim() > 1)
-    layers = 2 * config.depth
-    state = config.num_heads * config.head_dim * config.value_dim
-    keys = visible_keys(min(length, config.block_size or length), config.window_size)
-    if config.block_context == "recurrent":
-        keys = visible_keys(length, config.window_size)
-    return 2 * (weights + layers * (3 * state + 2 * config.d_model * keys))
-
-
-def build_crossdna():
-    return CrossDNAForMaskedLM(CrossDNAConfig())
-
-
-def build_esm():
-    """The Nucleotide Transformer's architecture, one id per base."""
-    from transformers import EsmConfig, EsmForMaskedLM
-
-    return EsmForMaskedLM(
-        EsmConfig(
-            vocab_size=8,
-            hidden_size=256,
-            num_hidden_layers=10,
-            num_attention_heads=8,
-            intermediate_size=1024,
-            position_embedding_type="rotary",
-            max_position_embeddings=2**20,
-            pad_token_id=6,
-            mask_token_id=5,
-        )
-    )
-
-
-def build_mamba2():
-    from transformers import Mamba2Config, Mamba2ForCausalLM
-
-    return Mamba2ForCausalLM(
-        Mamba2Config(
-            vocab_size=8,
-            hidden_size=384,
-            num_hidden_layers=9,
-            num_heads=12,
-            head_dim=64,
-            state_size=64,
-            n_groups=1,
-            pad_token_id=6,
-            bos_token_id=0,
-            eos_token_id=7,
-        )
-    )
-
-
-BUILDERS = {
-    "crossdna": build_crossdna,
-    "crossdna-straightforward": build_crossdna,
-    "esm": build_esm,
-    "mamba2": build_mamba2,
+LENGTHS = {
+    "forward": [200, 1024, 16_384, 131_072, 1_000_000],
+    "one sequence": [200],
+    "training step": [1024],
+    "pretraining step": [1024],
+    "variant scoring": [512],
 }
+ONLY_CROSSDNA = ("pretraining step", "variant scoring", "one sequence")
+LONGEST = {
+    "esm": 8192,
+    "mamba2": 1024,
+    "caduceus": 16_384,
+    "hyenadna": 16_384,
+    "crossdna-straightforward": 16_384,
+}
+"""Attention over everything is quadratic; nobody waits for the others' long rows."""
+VARIANTS = 32
+
+
+class Row(NamedTuple):
+    """What a row of the table measures."""
+
+    model: str
+    mode: str
+    dtype: str
+    length: int
+
+    @property
+    def text(self):
+        return f"{self.model} {self.mode} {self.dtype} {self.length}"
+
+
+def table(device, dtypes, pattern):
+    """All rows of the table whose text the pattern matches somewhere."""
+    rows = []
+    for model in PEERS:
+        for mode, lengths in LENGTHS.items():
+            rows += [Row(model, mode, d, n) for d in dtypes for n in lengths]
+    return [row for row in rows if _sensible(row, device, pattern)]
+
+
+def _sensible(row, device, pattern):
+    own = row.model.startswith("crossdna")
+    if row.length > LONGEST.get(row.model, 2**62):
+        return False
+    if row.mode in ONLY_CROSSDNA and not own:
+        return False
+    if row.model == "crossdna-compiled" and (
+        device == "cpu" or row.mode in ("variant scoring", "one sequence")
+    ):
+        return False
+    if row.model == "mamba2" and "mamba2" not in pattern:
+        return False
+    return re.search(pattern, row.text) is not None
 
 
 @contextlib.contextmanager
 def straightforward():
     """The same network without this project's fast paths: torch's own linear layers,
-    whole length through each layer, chunked PyTorch operators."""
-    with (
+    whole length through each layer, chunked PyTorch operators. On a GPU the kernels
+    stay, and only what is compiled around them does not."""
+    patches = [
         mock.patch.object(linear_module, "linear", F.linear),
         mock.patch.object(crossdna_layers, "TILE_ROWS", 2**62),
-        mock.patch.object(
-            crossdna_layers,
-            "delta_rule",
-            lambda *a, **k: delta_rule(*a, **k, backend="torch"),
-        ),
-        mock.patch.object(
-            crossdna_layers,
-            "window_attention",
-            lambda *a, **k: window_attention(*a, **k, backend="torch"),
-        ),
-    ):
+    ]
+    if not torch.cuda.is_available():
+        patches += [
+            mock.patch.object(
+                crossdna_layers, name, functools.partial(function, backend="torch")
+            )
+            for name, function in (
+                ("delta_rule", delta_rule),
+                ("window_attention", window_attention),
+            )
+        ]
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
         yield
+
+
+def _timed(call, device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def seconds(call, device, repeats, *, warm=True):
     """Median of timed calls, after one that is not counted."""
-    if warm:
-        call()
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    first = _timed(call, device) if warm else 0.0
+    # Long calls say enough in fewer repeats.
+    if first > 1:
+        repeats = min(repeats, max(1, int(6 / first)))
+    return statistics.median(_timed(call, device) for _ in range(repeats))
 
 
-def matmul_rate(device, dtype, repeats=7):
+def matmul_rate(device, dtype, repeats=5):
     """Operations per second of torch's own matrix product."""
     a, b = (torch.randn(MATMUL, MATMUL, device=device, dtype=dtype) for _ in range(2))
     return 2 * MATMUL**3 / seconds(lambda: a @ b, device, repeats)
+
+
+def copy_rate(device, repeats=3):
+    """Bytes per second, read and written, of a copy that no cache holds."""
+    a, b = (torch.empty(COPIED, device=device).normal_() for _ in range(2))
+    return 2 * 4 * COPIED / seconds(lambda: b.copy_(a), device, repeats)
 
 
 def peak_memory(device):
@@ -183,12 +197,14 @@ def training_call(model, ids, autocast):
     return call
 
 
-def pretraining_call(model, ids, autocast):
+def pretraining_call(model, ids, autocast, *, compiled=False):
     """The training step with the two teachers and all terms of the released recipe."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     settings = ObjectiveSettings(semantic_warmup_steps=1, gate_freeze_steps=0)
     objective = CrossDNAObjective(settings, model)
     objective.teacher.to(ids.device)
+    if compiled:
+        compile_layers(model, objective)
 
     def call():
         objective.prepare(model, 1000)
@@ -207,110 +223,176 @@ def pretraining_call(model, ids, autocast):
     return call
 
 
-# Lengths of the whole table; one length tells what a training step costs per base.
-LENGTHS = {
-    "forward": [200, 1024, 16_384],
-    "training step": [1024],
-    "pretraining step": [1024],
-}
-CALLS = {
-    "forward": forward_call,
-    "training step": training_call,
-    "pretraining step": pretraining_call,
-}
+def scoring_call(model, window, autocast):
+    """Log-likelihood ratios of substitutions that share no window, both strands."""
+    rng = np.random.default_rng(0)
+    folder = tempfile.mkdtemp()
+    letters = alphabet.decode(rng.integers(0, 4, 4 * VARIANTS * window, dtype=np.uint8))
+    (Path(folder) / "g.fa").write_text(f">c\n{letters}\n")
+    genome = Genome.open(Path(folder) / "g.fa", cache=folder)
+    alleles = []
+    for place in range(window, 3 * VARIANTS * window, 3 * window):
+        reference = alphabet.decode(genome.fetch("c", place, place + 1))
+        other = "ACGT"["ACGT".index(reference) - 1]
+        alleles.append(read_allele(genome, "c", place, reference, other, window))
+    settings = ScoreSettings(scores=("llr",), window=window, batch_size=16)
+
+    def call():
+        with autocast():
+            score_alleles(model, genome, alleles, settings)
+
+    return call
 
 
-def measure(name, mode, length, dtype_name, device, repeats):
-    """One row of the table."""
-    torch.manual_seed(0)
-    dtype = DTYPES[dtype_name]
-    model = BUILDERS[name]().to(device).train(mode != "forward")
-    batch = max(1, TOKENS // length)
-    ids = torch.randint(0, alphabet.NUM_BASES, (batch, length), device=device)
+def prepared(row, device):
+    """A row's call and how many bases it reads."""
+    dtype = DTYPES[row.dtype]
+    compiled = row.model == "crossdna-compiled"
+    model = PEERS[row.model].build().to(device)
+    model.train(row.mode.endswith("step"))
+    batch = max(1, TOKENS[device.type] // row.length)
+    if row.mode == "one sequence":
+        batch = 1
+    ids = torch.randint(0, alphabet.NUM_BASES, (batch, row.length), device=device)
 
     def autocast():
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
-    make = CALLS[mode]
-    plain = (
-        straightforward()
-        if name.endswith("straightforward")
-        else contextlib.nullcontext()
-    )
+    if compiled and row.mode != "pretraining step":
+        compile_layers(model, None)
+    if row.mode == "variant scoring":
+        return (
+            model,
+            scoring_call(model, row.length, autocast),
+            2 * VARIANTS,
+            row.length,
+        )
+    if row.mode == "pretraining step":
+        call = pretraining_call(model, ids, autocast, compiled=compiled)
+    elif row.mode == "training step":
+        call = training_call(model, ids, autocast)
+    else:
+        call = forward_call(model, ids, autocast)
+        if row.length > 100_000:
+            forward_call(model, ids[:, :4096], autocast)()
+    return model, call, batch, row.length
+
+
+def measure(row, device, repeats):
+    """One row of the table."""
+    torch.manual_seed(0)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    before = matmul_rate(device, dtype)
-    with plain:
-        duration = seconds(make(model, ids, autocast), device, repeats)
-    rate = (before + matmul_rate(device, dtype)) / 2
-    row = {
-        "model": name,
+    dtype = DTYPES[row.dtype]
+    slow = row.model == "crossdna-straightforward"
+    with straightforward() if slow else contextlib.nullcontext():
+        model, call, batch, length = prepared(row, device)
+        limits = matmul_rate(device, dtype)
+        duration = seconds(call, device, repeats, warm=length <= 100_000)
+    rate = batch * length / duration
+    result = row._asdict() | {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "mode": mode,
-        "dtype": dtype_name,
-        "length": length,
         "batch": batch,
         "seconds": duration,
-        "bases_per_second": batch * length / duration,
-        "matmul_operations_per_second": rate,
+        "bases_per_second": rate,
         "peak_memory_bytes": peak_memory(device),
+        "matmul_operations_per_second": (limits + matmul_rate(device, dtype)) / 2,
+        "copy_bytes_per_second": copy_rate(device),
     }
-    if name.startswith("crossdna"):
-        # The teachers' work is not counted: it is overhead of the training step.
-        passes = 1 if mode == "forward" else 3
-        operations = passes * operations_per_base(model.config, length)
-        row["operations_per_base"] = operations
-        row["share_of_matmul"] = row["bases_per_second"] * operations / rate
-    del model
-    gc.collect()
-    return row
+    if row.mode == "variant scoring":
+        result["variants_per_second"] = VARIANTS / duration
+    return result | shares(row, model, result)
+
+
+def shares(row, model, result):
+    """How near the row comes to what the machine's units allow."""
+    count = PEERS[row.model].work
+    if count is None:
+        return {}
+    # A training step is three passes; what the teachers do is not counted: it is
+    # overhead of the step.
+    passes = 3 if row.mode.endswith("step") else 1
+    work = count(model, row.length)
+    size = 2 if row.dtype == "bf16" else 4
+    operations, moved = passes * work.operations, passes * work.numbers * size
+    rate = result["bases_per_second"]
+    return {
+        "operations_per_base": operations,
+        "bytes_per_base": moved,
+        "share_of_matmul": rate * operations / result["matmul_operations_per_second"],
+        "share_of_bandwidth": rate * moved / result["copy_bytes_per_second"],
+    }
+
+
+def apart(row, device, repeats, threads):
+    """Measure in a process of its own; on a CPU a fork, before torch has computed."""
+    if device.type != "cpu":
+        result = measure(row, device, repeats)
+        gc.collect()
+        return result
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            torch.set_num_threads(threads)
+            text = json.dumps(measure(row, device, repeats))
+            with os.fdopen(writer, "w") as handle:
+                handle.write(text)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as handle:
+        text = handle.read()
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit(f"{row.text}: failed")
+    return json.loads(text)
 
 
 def show(row):
-    share = f"{row['share_of_matmul']:7.1%}" if "share_of_matmul" in row else "      -"
-    print(
-        f"{row['model']:26} {row['mode']:16} {row['dtype']:8} {row['length']:>8,}  "
-        f"{row['bases_per_second']:>12,.0f} bases/s  {share} of matmul  "
-        f"{row['peak_memory_bytes'] / 1e9:6.2f} GB",
-        flush=True,
-    )
+    parts = [f"{row['model']:25}{row['mode']:17}{row['dtype']:8}{row['length']:>10,}"]
+    parts.append(f"{row['bases_per_second']:>13,.0f} bases/s")
+    for name in ("matmul", "bandwidth"):
+        share = row.get(f"share_of_{name}")
+        parts.append(f"{share:7.1%} of {name}" if share else " " * 18)
+    parts.append(f"{row['peak_memory_bytes'] / 1e9:6.2f} GB")
+    print("  ".join(parts), flush=True)
+
+
+def key(row):
+    return tuple(row[name] for name in Row._fields)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--only", nargs="*", default=list(BUILDERS), choices=list(BUILDERS)
-    )
-    parser.add_argument("--modes", nargs="*", default=list(CALLS), choices=list(CALLS))
+    parser.add_argument("--rows", default=".", help="regular expression")
     parser.add_argument("--dtypes", nargs="*", default=list(DTYPES))
-    parser.add_argument("--lengths", nargs="*", type=int, help="for every mode")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--resume", action="store_true", help="skip what is there")
+    parser.add_argument("--list", action="store_true", help="only print the rows")
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    torch.set_num_threads(arguments.threads)
-    rows = []
-    for name in arguments.only:
-        for mode in arguments.modes:
-            for dtype in arguments.dtypes:
-                for length in arguments.lengths or LENGTHS[mode]:
-                    # Attention over everything is quadratic: its long rows say little
-                    # and take hours.
-                    if name == "esm" and length > 8192:
-                        continue
-                    if mode == "pretraining step" and not name.startswith("crossdna"):
-                        continue
-                    rows.append(
-                        measure(name, mode, length, dtype, device, arguments.repeats)
-                    )
-                    show(rows[-1])
-                    if not arguments.no_save:
-                        # Row by row: an interrupted table keeps what it has.
-                        save_results(
-                            f"speed-{device.type}", rows, threads=arguments.threads
-                        )
+    rows = table(device.type, arguments.dtypes, arguments.rows)
+    if arguments.list:
+        print("\n".join(row.text for row in rows))
+        return
+    name, now = f"speed-{device.type}", commit()
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text())["rows"] if path.is_file() else []
+    kept = {key(row): row for row in known}
+    for row in rows:
+        if arguments.resume and row in kept and kept[row].get("commit") == now:
+            continue
+        found = apart(row, device, arguments.repeats, arguments.threads)
+        kept[row] = found | {"commit": now, "threads": arguments.threads}
+        show(kept[row])
+        if not arguments.no_save:
+            # Row by row: an interrupted table keeps what it has.
+            save_results(name, list(kept.values()), threads=arguments.threads)
 
 
 if __name__ == "__main__":
