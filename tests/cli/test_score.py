@@ -106,6 +106,94 @@ def test_vcf_out(tiny_checkpoint, genome, variants, tmp_path, capsys):
         assert records[-1].info["AF"] == (0.5,)
 
 
+def bcftools(*words):
+    done = subprocess.run(
+        ["bcftools", *map(str, words)], capture_output=True, text=True, check=True
+    )
+    assert "[W::" not in done.stderr
+    return done.stdout
+
+
+def thinned(path, keep, target):
+    """Header and chosen records of a VCF; gives the records."""
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    records = keep([line for line in lines if not line.startswith("#")])
+    target.write_text("\n".join([*header, *records]) + "\n")
+    return records
+
+
+def is_complex(record):
+    _, _, _, ref, alt, *_ = record.split("\t")
+    return "," in alt or len(ref) > 1 or len(alt) > 1
+
+
+@pytest.mark.parametrize(
+    ("variants", "genome", "keep"),
+    [
+        (
+            "1000G_chr20_1-2Mb_hg19",
+            "hg19_chr20_1000001-2000000",
+            lambda records: list(filter(is_complex, records))[::15],
+        ),
+        (
+            "clinvar_chr1_0.95-2.5Mb_b37",
+            "hg19_chr1_1-9876492",
+            lambda records: sorted(
+                {*filter(is_complex, records[::2]), *records[::25]}, key=records.index
+            ),
+        ),
+        (
+            "dbsnp_chr22_20-21Mb_hg19_snv",
+            "hg19_chr22_20000001-21000000",
+            lambda records: records[::100],
+        ),
+    ],
+)
+def test_shared_files_round_trip(
+    tiny_checkpoint, shared, tmp_path, cache_folder, variants, genome, keep
+):
+    given, output = tmp_path / "in.vcf", tmp_path / "out.vcf.gz"
+    records = thinned(shared / f"data/variants/{variants}.vcf.gz", keep, given)
+    fasta = shared / f"data/genomes/{genome}.fa.gz"
+    words = command(tiny_checkpoint, fasta, given, output, "--scores", "llr", "pll")
+    assert main(words) == 0
+    with pysam.VariantFile(str(output)) as file:
+        found = list(file)
+    assert len(found) == len(records)
+    for record, line in zip(found, records, strict=True):
+        fields, after = line.split("\t"), str(record).rstrip("\n").split("\t")
+        assert after[:2] + after[3:5] == fields[:2] + fields[3:5]
+        # htslib writes numbers its own way, the file itself has the old text.
+        assert after[7].count(";") >= fields[7].count(";")
+        count = len(fields[4].split(","))
+        for name in ("XD_LLR", "XD_PLL", "XD_SKIP"):
+            assert len(record.info.get(name, [None] * count)) == count
+    text = gzip.decompress(output.read_bytes()).decode().splitlines()
+    for line, after in zip(records, [x for x in text if x[0] != "#"], strict=True):
+        old, new = line.split("\t"), after.split("\t")
+        assert old[:7] + old[8:] == new[:7] + new[8:]
+        assert new[7].startswith("" if old[7] == "." else old[7])
+    if not shutil.which("bcftools"):
+        pytest.skip("bcftools is not installed")
+    assert len(bcftools("view", "-H", output).splitlines()) == len(records)
+    plain = tmp_path / "plain.fa"
+    contig = records[0].split("\t")[0]
+    name, _, letters = gzip.decompress(fasta.read_bytes()).decode().partition("\n")
+    plain.write_text(f">{contig}\n{letters}")
+    bcftools("norm", "-c", "e", "-f", plain, "-o", "/dev/null", output)
+    first = records[0].split("\t")[1]
+    assert bcftools("view", "-H", output, f"{contig}:{first}-{first}")
+    # Split by allele and joined again, every allele has kept its scores.
+    split = tmp_path / "split.vcf"
+    bcftools("norm", "-m-", "-o", split, output)
+    columns = "%POS\t%REF\t%ALT\t%XD_LLR\t%XD_PLL\n"
+    apart = bcftools("query", "-f", columns, split).splitlines()
+    assert len(apart) == sum(len(r.split("\t")[4].split(",")) for r in records)
+    scored = [row for row in apart if not row.endswith(".\t.")]
+    assert len(scored) > 0.9 * len(apart)
+
+
 def test_bcftools_reads_it(tiny_checkpoint, genome, variants, letters, tmp_path):
     if not shutil.which("bcftools"):
         pytest.skip("bcftools is not installed")
@@ -115,13 +203,6 @@ def test_bcftools_reads_it(tiny_checkpoint, genome, variants, letters, tmp_path)
     variants.write_text("\n".join(kept) + "\n")
     output = tmp_path / "out.vcf.gz"
     assert main(command(tiny_checkpoint, genome, variants, output)) == 0
-
-    def bcftools(*words):
-        done = subprocess.run(
-            ["bcftools", *map(str, words)], capture_output=True, text=True, check=True
-        )
-        assert "[W::" not in done.stderr
-        return done.stdout
 
     assert len(bcftools("view", "-H", output).splitlines()) == 34
     assert len(bcftools("view", "-H", output, "1:100-400").splitlines()) == 5
@@ -196,6 +277,27 @@ def test_killed_and_started_again(tiny_checkpoint, genome, variants, tmp_path):
         whole.with_suffix(".gz.tbi").read_bytes()
     )
     assert not work.exists()
+
+
+def test_calibration_killed_and_started_again(
+    tiny_checkpoint, genome, variants, tmp_path
+):
+    """The second stage of a run, by two workers after one."""
+    whole, broken = tmp_path / "whole.vcf.gz", tmp_path / "broken.vcf.gz"
+    more = ("--chunk-size", 40, "--scores", "llr", "--calibrate", 20)
+    assert main(command(tiny_checkpoint, genome, variants, whole, *more)) == 0
+    words = command(tiny_checkpoint, genome, variants, broken, *more)
+    process = subprocess.Popen([sys.executable, "-m", "crossdna", *words])
+    work = tmp_path / "broken.vcf.gz.work" / "calibration"
+    give_up = time.monotonic() + 240
+    while len(list(work.glob("0*.npz"))) < 2 and time.monotonic() < give_up:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert len(list(work.glob("0*.npz"))) >= 2
+    assert not broken.exists()
+    assert main([*words, "--workers", "2"]) == 0
+    assert broken.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pysam
 import pytest
 
 from crossdna.data.vcf import (
+    FieldLog,
     InfoField,
     VariantFile,
     extended_header,
@@ -212,3 +213,18 @@ def test_unsorted_records_cannot_be_indexed_silently(tmp_path):
     with pytest.raises((CrossDNAError, OSError)):
         write_vcf(path, HEADER, [RECORDS[3], RECORDS[0]], longest=1000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fields_that_the_header_does_not_describe():
+    header = ['##INFO=<ID=AF,Number=A,Type=Float,Description="x">', "#CHROM"]
+    log = FieldLog(header)
+    log.see("1\t5\t.\tA\tC\t.\tPASS\tAF=0.5;DB;X=1,2\tGT:DP\t0/1:3")
+    log.see("1\t6\t.\tA\tC\t.\tq10;.\t.")
+    text = 'Description="Not described in the input">'
+    assert list(log.lines.values()) == [
+        f"##INFO=<ID=DB,Number=0,Type=Flag,{text}",
+        f"##INFO=<ID=X,Number=.,Type=String,{text}",
+        f"##FORMAT=<ID=GT,Number=1,Type=String,{text}",
+        f"##FORMAT=<ID=DP,Number=.,Type=String,{text}",
+        f"##FILTER=<ID=q10,{text}",
+    ]

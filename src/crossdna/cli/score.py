@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
+    _add_files(parser)
+    _add_scores(parser.add_argument_group("what is scored"))
+    _add_calibration(parser.add_argument_group("percentiles"))
+    _add_running(parser.add_argument_group("how it is run"))
+    add_trust_option(parser)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
@@ -41,29 +49,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="by its suffix .vcf.gz (with index), .vcf, .tsv or .parquet",
     )
     parser.add_argument(
+        "--prefix", default="XD_", help="of the names of INFO fields (%(default)s)"
+    )
+
+
+def _add_scores(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--scores",
         nargs="+",
         metavar="NAME",
         help="llr, pll, ll, entropy, distance, head; default: what suits the model",
     )
-    parser.add_argument(
+    group.add_argument(
         "--window",
         type=int,
         default=512,
         help="bases the model sees around a variant (%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--mask-spacing",
         type=int,
         default=8,
         help="pll masks one base (or token) in so many at once (%(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--forward-only",
         action="store_true",
         help="read the forward strand only: half the time, no strand symmetry",
     )
-    parser.add_argument(
+    group.add_argument(
+        "--allow-missing-contigs",
+        action="store_true",
+        help="leave records unscored whose contig the genome does not have",
+    )
+
+
+def _add_calibration(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--calibrate",
         type=int,
         nargs="?",
@@ -72,43 +94,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="add the percentile of llr among substitutions at so many random places "
         "of the same kind (%(const)s when no number is given)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--annotation",
         type=Path,
         help="GFF3 or GTF with the classes of region for --calibrate; without it, "
         "lower case (repeats) and the rest",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of --calibrate (0)")
-    parser.add_argument(
-        "--allow-missing-contigs",
-        action="store_true",
-        help="leave records unscored whose contig the genome does not have",
-    )
-    parser.add_argument(
-        "--prefix", default="XD_", help="of the names of INFO fields (%(default)s)"
-    )
-    parser.add_argument(
+    group.add_argument("--seed", type=int, default=0, help="of --calibrate (0)")
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--work",
         type=Path,
         help="folder for finished chunks, from which a killed run goes on; "
         "default: beside the output",
     )
-    parser.add_argument(
+    group.add_argument(
         "--chunk-size", type=int, default=256, help="records in a chunk (%(default)s)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--workers",
         type=int,
         default=1,
         help="processes; each has a GPU of its own, or shares the CPU (%(default)s)",
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
-    add_trust_option(parser)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:

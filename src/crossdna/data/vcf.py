@@ -244,6 +244,47 @@ def _record(
     return Record(number, contig, int(position) - 1, name, ref, alts, text)
 
 
+class FieldLog:
+    """Fields that records use and the header does not describe.
+
+    Readers guess their type, but refuse to write them.
+
+    Parameters
+    ----------
+    header
+        Header lines of a VCF.
+    """
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._known = {("FILTER", "PASS"), ("FILTER", ".")}
+        self.lines: dict[str, str] = {}
+        """By name of a field, the header line that describes it."""
+        for line in header:
+            kind, _, rest = line.removeprefix("##").partition("=<ID=")
+            if rest:
+                self._known.add((kind, rest.split(",", 1)[0].rstrip(">")))
+
+    def see(self, text: str) -> None:
+        """Take a record as a line of VCF."""
+        columns = text.split("\t")
+        for name in columns[6].split(";"):
+            self._add("FILTER", name, "")
+        if columns[7] not in (".", ""):
+            for part in columns[7].split(";"):
+                name, value, _ = part.partition("=")
+                kind = "Number=.,Type=String" if value else "Number=0,Type=Flag"
+                self._add("INFO", name, f"{kind},")
+        for name in columns[8].split(":") if len(columns) > 8 else ():
+            number = "1" if name == "GT" else "."
+            self._add("FORMAT", name, f"Number={number},Type=String,")
+
+    def _add(self, kind: str, name: str, what: str) -> None:
+        if name and (kind, name) not in self._known:
+            self._known.add((kind, name))
+            text = 'Description="Not described in the input"'
+            self.lines[f"{kind} {name}"] = f"##{kind}=<ID={name},{what}{text}>"
+
+
 class InfoField(NamedTuple):
     """A field to be added to INFO."""
 

@@ -124,7 +124,9 @@ def _write_vcf(
     }
     values = [f"{key}={json.dumps(text)}" for key, text in run.provenance().items()]
     provenance = f"##{prefix}score=<ID={prefix}score,{','.join(values)}>"
-    header = extended_header(run.file.header, fields, lengths, provenance)
+    described = [*run.file.header[:-1], *run.scan.undescribed.values()]
+    given = [*described, run.file.header[-1]]
+    header = extended_header(given, fields, lengths, provenance)
 
     def lines() -> Iterator[str]:
         for scored in records:

@@ -12,6 +12,7 @@ from crossdna.data.variants import (
     mismatch_hint,
     tally_reference,
 )
+from crossdna.data.vcf import FieldLog
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Scan:
     """Records that repeat position and alleles of the record before."""
     digest: str = ""
     """Of the header and all records."""
+    undescribed: dict[str, str] = field(default_factory=dict)
+    """Fields that the header does not describe, with lines that do."""
 
     def notes(self, name: str) -> list[str]:
         """What a reader should know about the file, one line each."""
@@ -59,6 +62,9 @@ class Scan:
             lines.append(
                 f"{name}:{line}: the genome has no contig {contig}; not scored"
             )
+        if self.undescribed:
+            names = ", ".join(self.undescribed)
+            lines.append(f"{name}: the header does not describe {names}; taken as text")
         if self.duplicates:
             lines.append(f"{name}: {self.duplicates} records repeat the one before")
         return lines
@@ -74,12 +80,14 @@ def scan_variants(file: VariantFile, genome: Genome) -> Scan:
     """
     scan, digest = Scan(), hashlib.blake2b(digest_size=16)
     digest.update("\n".join(file.header).encode())
+    fields = FieldLog(file.header)
     last: tuple[str, int, str, tuple[str, ...]] = ("", -1, "", ())
     finished: set[str] = set()
     for record in file.records():
         scan.records += 1
         scan.alleles += len(record.alts)
         digest.update(f"\n{record.text}".encode())
+        fields.see(record.text)
         contig = record.contig
         if contig != last[0]:
             finished.add(last[0])
@@ -104,7 +112,7 @@ def scan_variants(file: VariantFile, genome: Genome) -> Scan:
                 record.ref,
                 record.line,
             )
-    scan.digest = digest.hexdigest()
+    scan.digest, scan.undescribed = digest.hexdigest(), fields.lines
     return scan
 
 
