@@ -33,6 +33,7 @@ from crossdna.analysis.evaluation.hidden import (
 from crossdna.analysis.inference import load_model
 from crossdna.config import read_recipe
 from crossdna.files import atomic_open, atomic_path
+from crossdna.models.record import write_record
 from crossdna.training.pretraining_data import open_genomes
 from crossdna.training.pretraining_recipe import PretrainRecipe
 
@@ -79,6 +80,8 @@ def ship(run, folder):
     write(folder / "card.json", card)
     stored = {"stored_as": "bfloat16" if half else "float32", "bases_read": bases}
     write(folder / "shipping.json", {**stored, "change_by_bfloat16": change})
+    # What they answer, so that `crossdna doctor` knows them again.
+    write_record(folder)
 
 
 def difference(model, exact, rounded, recipe):
@@ -147,6 +150,18 @@ def card_text(name, folder):
     total = sum(shares.values())
     mix = ", ".join(f"{s} {100 * w / total:.0f} %" for s, w in shares.items())
     change = stored["change_by_bfloat16"]
+    read = (
+        f"{made['steps']:,} steps of {recipe.train.batch_size} windows of "
+        f"{recipe.windows.length:,} bases: {stored['bases_read'] / 1e6:,.1f} million "
+        "bases read in all. The paper's model read about 2 billion."
+    )
+    kept = (
+        f"Weights of step {made['weights_of_step']:,} (best held-out loss "
+        f"{made['best_held_out_loss']:.4f} nats per base), stored as "
+        f"{stored['stored_as']}; rounding to bfloat16 changes bits per base by "
+        f"{change['bits']:.1e} and accuracy by {change['accuracy']:.1e} at most over "
+        "species."
+    )
     parts = [
         f"""---
 license: apache-2.0
@@ -170,15 +185,10 @@ crossdna finetune --model {name} --train labelled.csv --output OUT
 - DNA (share of windows): {mix}. Files, licences and checks:
   `recipes/pretrain/{name}.toml`; what was held out and left out, and why:
   `recipes/pretrain/heldout/*.bed`, made and proved by `benchmarks/corpus.py`.
-- {made["steps"]:,} steps of {recipe.train.batch_size} windows of
-  {recipe.windows.length:,} bases: {stored["bases_read"] / 1e6:,.1f} million bases read
-  in all. The paper's model read about 2 billion.
-- Weights of step {made["weights_of_step"]:,} (best held-out loss
-  {made["best_held_out_loss"]:.4f} nats per base), stored as {stored["stored_as"]};
-  rounding to bfloat16 changes bits per base by {change["bits"]:.1e} and accuracy by
-  {change["accuracy"]:.1e} at most over species.
-- Command: `{made["command"]}`, seed {made["seed"]}, {made["device"]}, torch
-  {made["torch"]}. `recipe.toml` and `training_log.csv` lie beside this file.
+- {read}
+- {kept}
+- Command: `{made["command"]}`, seed {made["seed"]}, {made["device"]},
+  torch {made["torch"]}. `recipe.toml` and `training_log.csv` lie beside this file.
 
 ## What came out
 """

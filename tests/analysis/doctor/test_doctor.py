@@ -10,11 +10,14 @@ from safetensors.torch import load_file, save_file
 from tests.family_checkpoints import save
 
 from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, alphabet
+from crossdna.analysis.doctor.behaviour import check_record
 from crossdna.analysis.doctor.examine import examine, load_for_examination
 from crossdna.analysis.doctor.loss import real_sequences
 from crossdna.cli import main
+from crossdna.models.fingerprint import fingerprint
 from crossdna.models.opening import Opened
-from crossdna.models.record import RECORD_NAME, write_record
+from crossdna.models.record import RECORD_NAME, read_record, write_record
+from crossdna.models.shipped import shipped
 
 
 def train(folder, steps=30):
@@ -252,3 +255,11 @@ def test_classifiers_are_examined(tiny_checkpoint, capsys):
     statuses = {check.name: check.status for check in found.checks}
     assert statuses["real DNA"] == statuses["strands"] == "skip"
     assert statuses["batch"] == statuses["padding left"] == "pass"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_weights_are_those_that_were_recorded(name):
+    model, opened = load_for_examination(name, "cpu")
+    record = read_record(opened.name)
+    assert record.fingerprint == fingerprint(model, name)._asdict()
+    assert check_record(model, record).status == "pass"
