@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from crossdna.analysis.inference import load_model
+from crossdna.analysis.inference import base_log_probabilities, load_model
 from crossdna.cli import main
 from crossdna.errors import CrossDNAError
 from crossdna.models import shipped as module
@@ -13,6 +13,25 @@ from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
 from crossdna.models.shipped import resolve, shipped, weights_folder
 from crossdna.models.zoo import cards
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_what_is_shipped_is_whole(name):
+    folder = shipped()[name]
+    model = load_model(name)
+    card = json.loads((folder / "card.json").read_text())
+    assert sum(p.numel() for p in model.parameters()) == card["parameters"]
+    # Half precision is for the file alone.
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    ids = torch.randint(0, 4, (2, 300), generator=torch.Generator().manual_seed(0))
+    assert base_log_probabilities(model, ids).exp().sum(-1).allclose(torch.ones(2, 300))
+    for part in ("README.md", "recipe.toml", "training_log.csv", "provenance.json"):
+        assert (folder / part).is_file()
+
+
+def test_all_that_is_shipped_fits_into_the_wheel():
+    files = [path for path in weights_folder().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6
 
 
 @pytest.fixture
