@@ -113,7 +113,7 @@ def test_tracks_of_byte_pairs_are_refused(inputs, tmp_path, capsys):
     assert "byte pairs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("grover", "gpt2-kmer")])
 def test_finetune_and_predict(name, inputs, tmp_path):
     finetune(save(name, inputs), inputs, tmp_path / "out", "--head", "max_mean")
     run(
