@@ -58,6 +58,8 @@ LISTS = {
         "lpd/prom_60": POSITION,
     },
 }
+SMALL = 10_000
+"""Training rows below which batches are of 32, so that there are steps enough."""
 DNABERT2_MCC = {
     "gue/tf/0": 0.720,
     "gue/tf/1": 0.761,
@@ -103,6 +105,7 @@ def fitting(model, seed, sets, name, folder, options):
             model=model,
             seeds=(seed,),
             epochs=options.epochs,
+            batch_size=32 if len(sets.train) < SMALL else 64,
             precision="bf16",
             device="cpu",
             **settings,

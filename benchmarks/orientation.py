@@ -170,9 +170,9 @@ def parse():
     parser.add_argument("--suite", default="gue")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="+", default=["mouse/3", "mouse/0"])
+    parser.add_argument("--tasks", nargs="+", default=["mouse/3"])
     parser.add_argument("--model", default="new:tiny")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=20)
     return parser.parse_args()
 
 

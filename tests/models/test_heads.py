@@ -7,7 +7,12 @@ import torch
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
-from crossdna.models.heads import POOLINGS, MotifDetectors, SequenceHead
+from crossdna.models.heads import (
+    POOLINGS,
+    MotifDetectors,
+    SequenceHead,
+    StrandMotifs,
+)
 
 
 def config_of(pooling, length=20, motifs=0):
@@ -73,6 +78,15 @@ def test_a_motif_is_found_wherever_it_stands_and_n_is_none():
     found = detectors(ids, None)[0, :, 0]
     # The filter's middle tap, 6 of 13, stands on the motif's second base.
     assert found.nonzero().tolist() == [[5]]
+
+
+def test_motifs_count_alike_on_either_strand():
+    torch.manual_seed(0)
+    summary = StrandMotifs(6)
+    ids = torch.randint(0, 5, (3, 20))
+    turned = alphabet.complement_ids(ids).flip(1)
+    torch.testing.assert_close(summary(ids, None), summary(turned, None))
+    assert not torch.allclose(summary(ids, None), summary(ids.flip(1), None))
 
 
 def test_only_the_position_head_sees_the_order():

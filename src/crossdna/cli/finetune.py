@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="both: train on either strand and average predictions",
     )
     train.add_argument("--epochs", type=int, default=20)
-    train.add_argument("--batch-size", type=int, default=64)
+    train.add_argument("--batch-size", type=int, default=32)
     train.add_argument("--lr", type=float)
     train.add_argument("--patience", type=int, default=5)
     train.add_argument("--class-weights", action="store_true")

@@ -15,8 +15,10 @@ How a sequence head sums up the bases is the configuration's `head_pooling`:
 
 With `head_motifs` the head also sees the bases themselves, through so many convolution
 filters (motif detectors) and half as many that look at those. Filters learn a motif in
-few steps, which a network that has never seen DNA takes epochs for. With `head_width` a
-dense layer of that width stands between what was pooled and the answer.
+few steps, which a network that has never seen DNA takes epochs for. With ``position``
+they read the strand that is given, base by base beside the representation; else both
+strands, so that a motif counts alike on either. With `head_width` a dense layer of that
+width stands between what was pooled and the answer.
 """
 
 from __future__ import annotations
@@ -190,6 +192,27 @@ class MotifDetectors(nn.Module):
         return torch.cat([found, wider], dim=1).transpose(1, 2)
 
 
+class StrandMotifs(nn.Module):
+    """Maximum and mean of motif detectors, on the strand that has more of each."""
+
+    def __init__(self, motifs: int) -> None:
+        super().__init__()
+        self.detectors = MotifDetectors(motifs)
+        self.width = 2 * self.detectors.width
+
+    def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, length) ids to (batch, width), the same for the other strand."""
+        turned = alphabet.complement_ids(ids).flip(1)
+        return torch.maximum(
+            self._pooled(ids, mask),
+            self._pooled(turned, None if mask is None else mask.flip(1)),
+        )
+
+    def _pooled(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        found = self.detectors(ids, mask)
+        return torch.cat([pool_max(found, mask), pool_mean(found, mask)], dim=-1)
+
+
 class SequenceHead(nn.Module):
     """Pool over the bases, then one or two dense layers.
 
@@ -206,15 +229,20 @@ class SequenceHead(nn.Module):
                 f"head_pooling {config.head_pooling!r} is not one of "
                 f"{', '.join(POOLINGS)}"
             )
-        channels = config.hidden_size
-        self.motifs: MotifDetectors | None = None
+        channels, beside = config.hidden_size, 0
+        self.base_motifs: MotifDetectors | None = None
+        self.strand_motifs: StrandMotifs | None = None
         # Families whose ids are not bases have no such field.
-        if getattr(config, "head_motifs", 0):
-            self.motifs = MotifDetectors(config.head_motifs)
-            channels += self.motifs.width
+        motifs = getattr(config, "head_motifs", 0)
+        if motifs and config.head_pooling == "position":
+            self.base_motifs = MotifDetectors(motifs)
+            channels += self.base_motifs.width
+        elif motifs:
+            self.strand_motifs = StrandMotifs(motifs)
+            beside = self.strand_motifs.width
         self.pooling = POOLINGS[config.head_pooling](config, channels)
         self.dropout = nn.Dropout(config.head_dropout)
-        width = int(self.pooling.width)  # type: ignore[arg-type]
+        width = int(self.pooling.width) + beside  # type: ignore[arg-type]
         self.dense: nn.Linear | None = None
         if getattr(config, "head_width", 0):
             self.dense = nn.Linear(width, config.head_width)
@@ -234,11 +262,16 @@ class SequenceHead(nn.Module):
         ids : (batch, length)
             The bases, which a head with motif detectors needs.
         """
-        if self.motifs is not None:
+        if self.base_motifs is not None:
             assert ids is not None
-            found = self.motifs(ids, attention_mask).to(hidden.dtype)
+            found = self.base_motifs(ids, attention_mask).to(hidden.dtype)
             hidden = torch.cat([hidden, found], dim=-1)
-        pooled = self.dropout(self.pooling(hidden, attention_mask))
+        pooled = self.pooling(hidden, attention_mask)
+        if self.strand_motifs is not None:
+            assert ids is not None
+            found = self.strand_motifs(ids, attention_mask).to(pooled.dtype)
+            pooled = torch.cat([pooled, found], dim=-1)
+        pooled = self.dropout(pooled)
         if self.dense is not None:
             pooled = self.dropout(F.relu(self.dense(pooled)))
         return self.linear(pooled)

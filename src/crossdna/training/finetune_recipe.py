@@ -41,7 +41,7 @@ class FinetuneRecipe:
     """both: random strand in training, average of both in prediction; forward: neither;
     auto: chosen together with the head."""
     epochs: int = 20
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float | None = None
     """Peak learning rate; None: 2e-3 for new models and heads, 5e-4 for lora, 3e-4 for
     pretrained weights."""
