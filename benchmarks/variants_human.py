@@ -149,7 +149,7 @@ def main():
         "clinvar": clinvar(options, model),
         "1000 genomes": frequencies(options, model),
     }
-    settings = {key: str(value) for key, value in vars(options).items()}
+    settings = {k: str(v) for k, v in vars(options).items() if k != "name"}
     print(json.dumps(rows, indent=1))
     print(save_results(options.name, rows, **settings))
 

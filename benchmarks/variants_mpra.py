@@ -153,10 +153,13 @@ def main():
             )
             vectors[name] = found.pop("vectors")
             scores[name] = found | composition_changes(genome, variants)
-            scores[name]["motif change"] = motif_changes(
-                genome, variants, motifs, options.window
-            )
             print(name, len(variants), "scored", flush=True)
+        # All at once: the motifs' tables of probabilities are made for each scan.
+        everything = [variant for name in chosen for variant in elements[name][0]]
+        changes = motif_changes(genome, everything, motifs, options.window)
+        ends = np.cumsum([len(effects[name]) for name in chosen])
+        for name, part in zip(chosen, np.split(changes, ends[:-1]), strict=True):
+            scores[name]["motif change"] = part
     baselines = {
         name: np.column_stack([found[key] for key in BASELINES])
         for name, found in scores.items()
@@ -191,7 +194,7 @@ def write(options, results):
             means[name][key] = [float(values.mean()), float(low), float(high)]
         shown = {k: np.round(v, 3).tolist() for k, v in means[name].items()}
         print(f"{name:22}", shown)
-    settings = {key: str(value) for key, value in vars(options).items()}
+    settings = {k: str(v) for k, v in vars(options).items() if k != "name"}
     rows = {"mean": means, "elements": results}
     print(save_results(options.name, rows, **settings))
 
