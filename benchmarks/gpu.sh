@@ -67,7 +67,7 @@ fi
 resume=()
 [[ -d $run ]] && resume=(--resume)
 step train $(($(left) - 45)) "$python" -m crossdna pretrain "$recipe" --output "$run" \
-  "${resume[@]}" --set train.keep=last --set train.save_every=200 \
+  "${resume[@]}" --set train.keep=last --set train.save_every=${SAVE_EVERY:-100} \
   --set train.compile="${COMPILE:-false}" --set train.workers="${WORKERS:-8}"
 if [[ -z ${WEIGHTS_ONLY:-} ]]; then
   step pack 40 "$python" benchmarks/shards.py pack "$run" "$out"
