@@ -346,7 +346,8 @@ def picture(rows):
         axes[3].set_xscale("log")
         axes[3].set_title("Memory of a forward pass")
         axes[3].set_xlabel("MB beyond the weights")
-        axes[3].legend(loc="upper right", fontsize=8)
+        marks = axes[3].get_legend_handles_labels()
+        figure.legend(*marks, loc="outside upper right", ncols=3, fontsize=9)
         figure.suptitle(
             "Orange: predicts hidden bases from both sides. Blue: predicts the next "
             "base.",
