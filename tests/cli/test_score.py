@@ -367,6 +367,21 @@ def test_more_bad_input(tiny_checkpoint, genome, variants, tmp_path, capsys):
     assert "no records" in fails(variants=empty)
 
 
+def test_repeated_records_are_said_and_scored(
+    tiny_checkpoint, genome, variants, tmp_path, capsys
+):
+    lines = variants.read_text().splitlines()[:7]
+    variants.write_text("\n".join([*lines, lines[-1]]) + "\n")
+    output = tmp_path / "out.tsv"
+    words = command(tiny_checkpoint, genome, variants, output, "--scores", "llr")
+    assert main(words) == 0
+    assert "1 records repeat the one before" in capsys.readouterr().err
+    rows = [line.split("\t") for line in output.read_text().splitlines()[2:]]
+    same = [row[:5] + row[6:] for row in rows[-3:]]
+    assert same == [row[:5] + row[6:] for row in rows[-6:-3]]
+    assert [row[5] for row in rows[-6:]] == ["2"] * 3 + ["3"] * 3
+
+
 def test_head(tiny_checkpoint, genome, variants, tmp_path):
     model = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2)
     output = tmp_path / "out.vcf.gz"
