@@ -15,8 +15,9 @@ PATHS = sorted(FOLDER.glob("*.toml"))
 
 
 def test_every_family_that_can_be_trained_is_compared():
-    # Gemma 2 is Gemma for this purpose.
-    assert {path.stem for path in PATHS} == {*NATIVE, *FAMILIES} - {"gemma2"}
+    # Gemma 2 is Gemma for this purpose; experts of Mixtral are no matter of 0.4M.
+    left_out = {"gemma2", "mixtral"}
+    assert {path.stem for path in PATHS} == {*NATIVE, *FAMILIES} - left_out
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
