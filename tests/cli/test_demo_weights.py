@@ -78,6 +78,7 @@ def test_everything_ends_in_one_page(data, model, tmp_path, monkeypatch, capsys)
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "20</dd>" in page
     assert "AUROC" in page
+    assert "Ready-made weights (model)" in page
     alleles = read_alleles(output / "variants.vcf.gz")
     assert len(alleles.llr) == 20
     assert np.isfinite(alleles.llr).all()

@@ -70,13 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     records = {}
     typed = commands(name, data, output)
-    for name, words in typed.items():
-        records[name] = output / "steps" / name.replace(" ", "-")
+    for deed, words in typed.items():
+        records[deed] = output / "steps" / deed.replace(" ", "-")
         # What a step cannot go on with is begun anew.
         fresh = output / "promoter" if words[0] == "ism" else None
         print(f"crossdna {shlex.join(words)}", flush=True)
         work = step(words, fresh)
-        run_stage(records[name], {**inputs, "command": words}, [], work)
+        run_stage(records[deed], {**inputs, "command": words}, [], work)
     picture = next((output / "promoter").glob("*.png"))
     steps = Steps(
         model=Path(name).name,
