@@ -163,6 +163,17 @@ POOLINGS: dict[str, Callable[[Any, int], nn.Module]] = {
 }
 
 
+def one_hot_bases(bases: Tensor) -> Tensor:
+    """Ids (batch, length) of `crossdna.alphabet` to (batch, 4, length), 0 but at A C G T.
+
+    What is one-hot already, and may carry gradients, is given back as it is.
+    """
+    if bases.dim() == 3:
+        return bases
+    letters = torch.arange(alphabet.NUM_BASES, device=bases.device)
+    return (bases.unsqueeze(1) == letters[:, None]).float()
+
+
 class MotifDetectors(nn.Module):
     """Convolutions on the bases: filters for motifs, and filters on their answers."""
 
@@ -179,10 +190,9 @@ class MotifDetectors(nn.Module):
             padding=MOTIF_CONTEXT_KERNEL // 2,
         )
 
-    def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, length) ids of `crossdna.alphabet` to (batch, length, width)."""
-        bases = torch.arange(alphabet.NUM_BASES, device=ids.device)
-        hot = (ids.unsqueeze(1) == bases[:, None]).to(self.motifs.weight.dtype)
+    def forward(self, bases: Tensor, mask: Tensor | None) -> Tensor:
+        """Ids (batch, length) or one-hot to (batch, length, width)."""
+        hot = one_hot_bases(bases).to(self.motifs.weight.dtype)
         # Beyond the ends of a sequence there is nothing, in a batch as alone.
         present = None if mask is None else (mask != 0).unsqueeze(1).to(hot.dtype)
         hot = hot if present is None else hot * present
@@ -200,16 +210,17 @@ class StrandMotifs(nn.Module):
         self.detectors = MotifDetectors(motifs)
         self.width = 2 * self.detectors.width
 
-    def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, length) ids to (batch, width), the same for the other strand."""
-        turned = alphabet.complement_ids(ids).flip(1)
+    def forward(self, bases: Tensor, mask: Tensor | None) -> Tensor:
+        """Ids (batch, length) or one-hot to (batch, width), alike for both strands."""
+        hot = one_hot_bases(bases)
         return torch.maximum(
-            self._pooled(ids, mask),
-            self._pooled(turned, None if mask is None else mask.flip(1)),
+            self._pooled(hot, mask),
+            # The complement of A C G T is the order of the channels turned round.
+            self._pooled(hot.flip(1, 2), None if mask is None else mask.flip(1)),
         )
 
-    def _pooled(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        found = self.detectors(ids, mask)
+    def _pooled(self, hot: Tensor, mask: Tensor | None) -> Tensor:
+        found = self.detectors(hot, mask)
         return torch.cat([pool_max(found, mask), pool_mean(found, mask)], dim=-1)
 
 
@@ -253,23 +264,23 @@ class SequenceHead(nn.Module):
         self,
         hidden: Tensor,
         attention_mask: Tensor | None = None,
-        ids: Tensor | None = None,
+        bases: Tensor | None = None,
     ) -> Tensor:
         """(batch, length, channels) to logits (batch, num_labels).
 
         Parameters
         ----------
-        ids : (batch, length)
-            The bases, which a head with motif detectors needs.
+        bases : (batch, length) int64, or one-hot (batch, 4, length)
+            What a head with motif detectors reads beside `hidden`.
         """
         if self.base_motifs is not None:
-            assert ids is not None
-            found = self.base_motifs(ids, attention_mask).to(hidden.dtype)
+            assert bases is not None
+            found = self.base_motifs(bases, attention_mask).to(hidden.dtype)
             hidden = torch.cat([hidden, found], dim=-1)
         pooled = self.pooling(hidden, attention_mask)
         if self.strand_motifs is not None:
-            assert ids is not None
-            found = self.strand_motifs(ids, attention_mask).to(pooled.dtype)
+            assert bases is not None
+            found = self.strand_motifs(bases, attention_mask).to(pooled.dtype)
             pooled = torch.cat([pooled, found], dim=-1)
         pooled = self.dropout(pooled)
         if self.dense is not None:

@@ -140,8 +140,10 @@ def one_hot(ids):
     return F.one_hot(ids, 5)[..., :4].transpose(1, 2).float()
 
 
-def test_one_hot_gives_what_letters_give(tiny_checkpoint, rng):
-    model = load_model(tiny_checkpoint(HEAD, num_labels=2), "classification", "cpu")
+@pytest.mark.parametrize("motifs", [0, 4])
+def test_one_hot_gives_what_letters_give(tiny_checkpoint, motifs, rng):
+    path = tiny_checkpoint(HEAD, num_labels=2, head_motifs=motifs)
+    model = load_model(path, "classification", "cpu")
     ids = torch.from_numpy(rng.integers(0, 5, (3, 150)))
     wrapped = OneHotModel(model)
     x = one_hot(ids)

@@ -48,9 +48,21 @@ def test_masked_probabilities(tiny_checkpoint, changes, ids):
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_edited_logits(tiny_checkpoint, changes, ids):
+HEADS = {
+    "pooled": {},
+    "motifs": {"head_motifs": 4, "head_width": 8},
+    "motifs by position": {
+        "head_motifs": 4,
+        "head_pooling": "position",
+        "head_length": 97,
+    },
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_edited_logits(tiny_checkpoint, changes, head, ids):
     kind = "CrossDNAForSequenceClassification"
-    path = tiny_checkpoint(kind, num_labels=2, **changes)
+    path = tiny_checkpoint(kind, num_labels=2, **head, **changes)
     model = load_model(path, "classification", "cpu")
     positions = [0, 0, 5, 23, 24, 50, 96, 96]
     bases = torch.tensor([1, 2, 3, 0, 1, 2, 3, 0])

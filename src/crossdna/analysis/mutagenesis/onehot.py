@@ -97,11 +97,13 @@ class OneHotModel(nn.Module):
                 'and strand_alignment "locus" only; other models can be asked without '
                 "gradients (in-silico mutagenesis)"
             )
-        logits = self.model.head(_read_soft(network, x), None)
+        logits = self._soft_logits(network, x)
         if self.strand_average:
-            other = self.model.head(_read_soft(network, x.flip(1, 2)), None)
-            logits = (logits + other) / 2
+            logits = (logits + self._soft_logits(network, x.flip(1, 2))) / 2
         return logits
+
+    def _soft_logits(self, network: CrossDNAModel, x: Tensor) -> Tensor:
+        return self.model.head(_read_soft(network, x), bases=x)
 
 
 def one_hot_to_ids(x: Tensor) -> Tensor:

@@ -56,10 +56,13 @@ class _Group(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What both strands give for a group, each (edits, high - low, d_model)."""
+    """A group of edits, and what both strands give for it."""
 
     group: _Group
+    edited: Tensor
+    """(edits, length): ids of the copies."""
     forward: Tensor
+    """(edits, high - low, d_model), as `reverse`."""
     reverse: Tensor
 
 
@@ -174,7 +177,7 @@ class EditedWindow:
                 self.length - part.behind,
                 (self.length - part.high, self.length - part.low),
             )
-            yield _Read(part, ahead, back.flip(1))
+            yield _Read(part, edited, ahead, back.flip(1))
 
     def _groups(self, positions: Sequence[int], size: int, whole: bool) -> list[_Group]:
         groups: list[_Group] = []

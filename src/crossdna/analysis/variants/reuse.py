@@ -102,7 +102,7 @@ def edited_logits(
     with asking(model):
         window = EditedWindow(model.base_model, ids)
         outputs = [
-            model.head(window.hidden_everywhere(part), None).float()
+            model.head(window.hidden_everywhere(part), bases=part.edited).float()
             for part in window.read(positions, bases, group, whole=True)
         ]
         return torch.cat(outputs)
