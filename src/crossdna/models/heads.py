@@ -164,7 +164,7 @@ POOLINGS: dict[str, Callable[[Any, int], nn.Module]] = {
 
 
 def one_hot_bases(bases: Tensor) -> Tensor:
-    """Ids (batch, length) of `crossdna.alphabet` to (batch, 4, length), 0 but at A C G T.
+    """Ids (batch, length) of `crossdna.alphabet` to (batch, 4, length), 0 but at ACGT.
 
     What is one-hot already, and may carry gradients, is given back as it is.
     """
