@@ -12,7 +12,15 @@ from transformers import PreTrainedTokenizerFast
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 from crossdna.tokenizers.character import upper_case
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +110,8 @@ def train_byte_pairs(
 
 
 def _wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
+    # Text comes back as it went in, without spaces between tokens.
+    backend.decoder = decoders.Fuse()
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         special_tokens=[

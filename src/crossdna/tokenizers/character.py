@@ -7,7 +7,15 @@ from typing import Any, Final
 from transformers import PreTrainedTokenizerFast
 
 from crossdna.errors import CrossDNAError
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 SPECIAL_TOKENS: Final = (
     "[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]",
@@ -68,5 +76,7 @@ def _character_backend() -> Tokenizer:
         pair="$A [SEP] $B [SEP]",
         special_tokens=[("[SEP]", vocabulary["[SEP]"])],
     )
+    # Text comes back as it went in, without spaces between tokens.
+    backend.decoder = decoders.Fuse()
     backend.add_special_tokens(list(SPECIAL_TOKENS))
     return backend

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from crossdna.errors import CrossDNAError
 from crossdna.tokenizers.character import upper_case
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 LARGEST_K: Final = 8
 # Both published vocabularies count through the bases in this order.
@@ -134,6 +134,8 @@ def separate_kmer_tokenizer(k: int = 6) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         single="<cls> $A", special_tokens=[("<cls>", vocabulary["<cls>"])]
     )
+    # Text comes back as it went in, without spaces between tokens.
+    backend.decoder = decoders.Fuse()
     backend.add_special_tokens(list(SEPARATE_SPECIALS))
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -10,11 +10,11 @@ from transformers import (
 )
 
 from crossdna.models.caduceus.configuration import CaduceusConfig
-from crossdna.models.caduceus.modeling import (
+from crossdna.models.caduceus.modeling import CaduceusModel
+from crossdna.models.caduceus.tasks import (
     CaduceusForMaskedLM,
     CaduceusForSequenceClassification,
     CaduceusForTokenClassification,
-    CaduceusModel,
 )
 from crossdna.tokenizers.character import CaduceusTokenizer
 

@@ -30,7 +30,8 @@ from crossdna.models.crossdna.configuration import CrossDNAConfig
 from crossdna.models.crossdna.layers import Branch, DeltaRuleMixer, RMSNorm
 from crossdna.models.crossdna.padding import align_left
 from crossdna.models.crossdna.streams import FusedBlock, StrandContext, TwoStrandPass
-from crossdna.models.heads import SequenceHead, TokenHead, sequence_loss, token_loss
+from crossdna.models.headed import BasePrediction, SequencePrediction
+from crossdna.models.heads import SequenceHead, TokenHead, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
 from crossdna.ops.linear import linear
@@ -88,6 +89,8 @@ class CrossDNAPreTrainedModel(StrictLoadingMixin, PreTrainedModel):  # type: ign
     config: CrossDNAConfig
     config_class = CrossDNAConfig
     base_model_prefix = "model"
+    # Losses are means: Trainer divides them over accumulated batches itself.
+    accepts_loss_kwargs = False
     supports_gradient_checkpointing = False
     _no_split_modules = ["BranchLayer"]  # noqa: RUF012 - transformers' own form
 
@@ -365,8 +368,10 @@ class CrossDNAForMaskedLM(CrossDNAPreTrainedModel):
         return prediction if return_dict in (None, True) else prediction.to_tuple()
 
 
-class CrossDNAForSequenceClassification(CrossDNAPreTrainedModel):
+class CrossDNAForSequenceClassification(SequencePrediction, CrossDNAPreTrainedModel):  # type: ignore[misc]
     """CrossDNA with one prediction per sequence; `problem_type` as in transformers."""
+
+    output_class = CrossDNAPredictionOutput
 
     def __init__(self, config: CrossDNAConfig) -> None:
         super().__init__(config)
@@ -374,68 +379,14 @@ class CrossDNAForSequenceClassification(CrossDNAPreTrainedModel):
         self.head = SequenceHead(config)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> CrossDNAPredictionOutput | tuple[Any, ...]:
-        """Predict per sequence.
 
-        Parameters
-        ----------
-        input_ids, attention_mask, output_hidden_states
-            As for `CrossDNAModel.forward`.
-        labels : (batch,) int64, or (batch, num_labels) float, optional
-            Classes; targets for a regression or several labels.
-        """
-        output = self.model(
-            input_ids, attention_mask, output_hidden_states=output_hidden_states
-        )
-        logits = self.head(output.last_hidden_state, attention_mask, input_ids)
-        prediction = CrossDNAPredictionOutput(
-            loss=sequence_loss(self.config, logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-        )
-        return prediction if return_dict in (None, True) else prediction.to_tuple()
-
-
-class CrossDNAForTokenClassification(CrossDNAPreTrainedModel):
+class CrossDNAForTokenClassification(BasePrediction, CrossDNAPreTrainedModel):  # type: ignore[misc]
     """CrossDNA with a prediction per base."""
+
+    output_class = CrossDNAPredictionOutput
 
     def __init__(self, config: CrossDNAConfig) -> None:
         super().__init__(config)
         self.model = CrossDNAModel(config)
         self.head = TokenHead(config)
         self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> CrossDNAPredictionOutput | tuple[Any, ...]:
-        """Predict per base.
-
-        Parameters
-        ----------
-        input_ids, attention_mask, output_hidden_states
-            As for `CrossDNAModel.forward`.
-        labels : (batch, length) int64, optional
-            Class of each base, -100 where it does not count.
-        """
-        output = self.model(
-            input_ids, attention_mask, output_hidden_states=output_hidden_states
-        )
-        logits = self.head(output.last_hidden_state)
-        prediction = CrossDNAPredictionOutput(
-            loss=None if labels is None else token_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-        )
-        return prediction if return_dict in (None, True) else prediction.to_tuple()

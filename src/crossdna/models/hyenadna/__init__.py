@@ -10,11 +10,11 @@ from transformers import (
 )
 
 from crossdna.models.hyenadna.configuration import HyenaDNAConfig
-from crossdna.models.hyenadna.modeling import (
+from crossdna.models.hyenadna.modeling import HyenaDNAModel
+from crossdna.models.hyenadna.tasks import (
     HyenaDNAForCausalLM,
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
-    HyenaDNAModel,
 )
 from crossdna.tokenizers.character import HyenaDNATokenizer
 

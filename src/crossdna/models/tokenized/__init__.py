@@ -33,14 +33,15 @@ from transformers import (
 )
 
 from crossdna.models.tokenized.configuration import TokenizedConfig
-from crossdna.models.tokenized.modeling import (
-    OwnHeadForSequenceClassification,
+from crossdna.models.tokenized.language import (
     TokenizedForCausalLM,
     TokenizedForMaskedLM,
+)
+from crossdna.models.tokenized.modeling import TokenizedModel, TokenizedPreTrainedModel
+from crossdna.models.tokenized.tasks import (
+    OwnHeadForSequenceClassification,
     TokenizedForSequenceClassification,
     TokenizedForTokenClassification,
-    TokenizedModel,
-    TokenizedPreTrainedModel,
 )
 
 __all__ = [

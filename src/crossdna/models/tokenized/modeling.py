@@ -9,7 +9,6 @@ what it gets alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,20 +23,12 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    MaskedLMOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
+from transformers.modeling_outputs import BaseModelOutput
 
-from crossdna import alphabet
 from crossdna.errors import CrossDNAError
-from crossdna.models.heads import SequenceHead, TokenHead, sequence_loss, token_loss
 from crossdna.models.loading import StrictLoadingMixin
 from crossdna.models.tokenized.batch import TokenBatch, spread, token_batch
 from crossdna.models.tokenized.configuration import Part, TokenizedConfig
-from crossdna.models.tokenized.letters import base_log_probabilities
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.reading import Reader, make_reader
 
@@ -60,6 +51,8 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
     config_class = TokenizedConfig
     base_model_prefix = "network"
     main_input_name = "input_ids"
+    # Losses are means: Trainer divides them over accumulated batches itself.
+    accepts_loss_kwargs = False
     head_prefixes: ClassVar[tuple[str, ...]] = ("head.",)
     _supports_sdpa = True
 
@@ -238,263 +231,3 @@ def random_network(config: TokenizedConfig) -> PreTrainedModel:
     return auto.from_config(
         config.network_config(), **({"add_pooling_layer": False} if bare else {})
     )
-
-
-@dataclass
-class BaseLMOutput(MaskedLMOutput):
-    """Logits (batch, length, 5) of A C G T N at each base, N impossible."""
-
-
-class _TokenizedForLanguage(TokenizedPreTrainedModel):
-    """A network with its own language head."""
-
-    causal: ClassVar[bool]
-
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.post_init()
-
-    @property
-    def gives_base_probabilities(self) -> bool:
-        """Whether a base has a probability of its own: not with byte pairs."""
-        return self.reader.hides_bases
-
-    def token_logits(self, batch: TokenBatch) -> Tensor:
-        """Prediction (batch, tokens, vocabulary) of each token, at its own place.
-
-        A causal model does not predict the first token: zeros, all tokens alike.
-        """
-        logits = self.network.run(self.network.net, batch).logits
-        if not self.causal:
-            return logits
-        return torch.cat([torch.zeros_like(logits[:, :1]), logits[:, :-1]], dim=1)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **_unused: Any,
-    ) -> BaseLMOutput:
-        """Predict each base from the others (masked) or from those before it (causal).
-
-        See `crossdna.models.tokenized.letters` for what that means with k-mers. Rows
-        whose tokens are equal are computed once.
-
-        Raises
-        ------
-        CrossDNAError
-            A tokenizer whose bases have no probability of their own.
-        """
-        reader = self.reader
-        if not self.gives_base_probabilities:
-            # Says why, and what can be asked instead.
-            reader.read([torch.tensor([alphabet.MASK]).numpy()])
-        batch = self.network.tokens(input_ids, attention_mask)
-        rows, place = _distinct(batch)
-        logits = self.token_logits(rows)[place]
-        logs = base_log_probabilities(
-            reader,  # type: ignore[arg-type]
-            logits,
-            input_ids,
-            batch,
-            causal=self.causal,
-        )
-        states = None
-        if output_hidden_states:
-            states = self.network(
-                input_ids, attention_mask, output_hidden_states=True
-            ).hidden_states
-        impossible = logs.new_full((*logs.shape[:2], 1), -torch.inf)
-        return BaseLMOutput(
-            logits=torch.cat([logs, impossible], dim=-1), hidden_states=states
-        )
-
-    def countable(self, input_ids: Tensor, batch: TokenBatch) -> Tensor:
-        """Which tokens (batch, tokens) stand for bases, none of them N."""
-        gaps = (input_ids >= alphabet.NUM_BASES).long().cumsum(1)
-        gaps = torch.cat([gaps.new_zeros(len(gaps), 1), gaps], dim=1)
-        start = batch.start.clamp(min=0)
-        inside = gaps.gather(1, start + batch.size) - gaps.gather(1, start)
-        return (batch.start >= 0) & (inside == 0)
-
-
-def _distinct(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
-    """Rows whose tokens differ, and for each row which of those it is.
-
-    One hidden k-mer stands for k hidden bases, which are often asked together.
-    """
-    both = torch.cat([batch.input_ids, batch.attention_mask], dim=1)
-    unique, place = torch.unique(both, dim=0, return_inverse=True)
-    if len(unique) == len(both):
-        return batch, torch.arange(len(both), device=both.device)
-    ids, mask = unique.chunk(2, dim=1)
-    return batch._replace(input_ids=ids, attention_mask=mask), place
-
-
-class TokenizedForMaskedLM(_TokenizedForLanguage):
-    """A masked model: predicts hidden tokens."""
-
-    causal = False
-
-    def pseudo_log_likelihoods(
-        self, input_ids: Tensor, loci: Tensor, *, spacing: int
-    ) -> Tensor:
-        """Sum of the log-probability of each token while it is hidden, (batch,).
-
-        In each of `spacing` passes, those tokens are hidden whose first base leaves the
-        same rest: of its number among k-mers, for byte pairs of its position. Tokens
-        with an N are neither hidden nor counted.
-
-        Parameters
-        ----------
-        input_ids : (batch, length)
-            Without padding.
-        loci : (batch, length) int64
-            The position of each base in the genome.
-
-        Raises
-        ------
-        CrossDNAError
-            Overlapping k-mers, each of which is plain from its neighbours; or no mask
-            token.
-        """
-        reader = self.reader
-        if reader.overlapping and reader.unit > 1:
-            raise CrossDNAError("overlapping k-mers are hidden base by base")
-        if reader.mask_id is None:
-            raise CrossDNAError("the tokenizer has no mask token, so nothing is hidden")
-        batch = self.network.tokens(input_ids)
-        counts = self.countable(input_ids, batch)
-        place = loci.gather(1, batch.start.clamp(min=0)) // reader.unit
-        total = torch.zeros(len(input_ids), dtype=torch.float64, device=loci.device)
-        for rest in range(spacing):
-            hidden = counts & (place % spacing == rest)
-            ids = batch.input_ids.masked_fill(hidden, reader.mask_id)
-            logits = self.token_logits(batch._replace(input_ids=ids))
-            total += _log_probability(logits, batch.input_ids, hidden)
-        return total
-
-
-class TokenizedForCausalLM(_TokenizedForLanguage):
-    """A causal model: predicts the next token."""
-
-    causal = True
-
-    def log_likelihoods(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:
-        """Sum of the log-probability of each token given those before it, (batch,).
-
-        Tokens with an N and special tokens are not counted; nor is the first token
-        where no special token stands in front of it.
-        """
-        batch = self.network.tokens(input_ids, attention_mask)
-        counts = self.countable(input_ids, batch)
-        counts[:, 0] = False
-        return _log_probability(self.token_logits(batch), batch.input_ids, counts)
-
-
-def _log_probability(logits: Tensor, ids: Tensor, counts: Tensor) -> Tensor:
-    """Sum of the log-probabilities of the counted tokens, (batch,) float64."""
-    logs = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
-    return logs.double().masked_fill(~counts, 0).sum(1)
-
-
-class TokenizedForSequenceClassification(TokenizedPreTrainedModel):
-    """A bare network under our head: one prediction per sequence."""
-
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.head = SequenceHead(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **_unused: Any,
-    ) -> SequenceClassifierOutput:
-        """Predict per sequence; `problem_type` as in transformers.
-
-        Parameters
-        ----------
-        input_ids, attention_mask
-            As for `TokenizedModel.forward`.
-        labels : (batch,) int64, or (batch, num_labels) float, optional
-            Classes; targets for a regression or several labels.
-        """
-        hidden = self.network(input_ids, attention_mask).last_hidden_state
-        logits = self.head(hidden, attention_mask, input_ids)
-        return SequenceClassifierOutput(
-            loss=sequence_loss(self.config, logits, labels), logits=logits
-        )
-
-
-class TokenizedForTokenClassification(TokenizedPreTrainedModel):
-    """A bare network under our head: one prediction per base."""
-
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.head = TokenHead(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **_unused: Any,
-    ) -> TokenClassifierOutput:
-        """Predict per base.
-
-        Parameters
-        ----------
-        input_ids, attention_mask
-            As for `TokenizedModel.forward`.
-        labels : (batch, length) int64, optional
-            -100 where no loss is wanted.
-        """
-        logits = self.head(self.network(input_ids, attention_mask).last_hidden_state)
-        loss = None if labels is None else token_loss(logits, labels)
-        return TokenClassifierOutput(loss=loss, logits=logits)
-
-
-class OwnHeadForSequenceClassification(TokenizedPreTrainedModel):
-    """A network with the sequence head of its own family, fine-tuned elsewhere."""
-
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.post_init()
-
-    def read_with(self, tokenizer: Any) -> None:
-        """Give the network its tokenizer; see `TokenizedPreTrainedModel.read_with`."""
-        super().read_with(tokenizer)
-        if self.config.objective == "causal":
-            if tokenizer.pad_token_id is None:
-                raise CrossDNAError(
-                    "this head reads the last token that is no padding, but the "
-                    "tokenizer has no padding token"
-                )
-            self.network.net.config.pad_token_id = tokenizer.pad_token_id
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_unused: Any
-    ) -> SequenceClassifierOutput:
-        """Predict per sequence."""
-        batch = self.network.tokens(input_ids, attention_mask)
-        output = self.network.run(self.network.net, batch)
-        return SequenceClassifierOutput(logits=output.logits)

@@ -1,0 +1,166 @@
+"""Any model as users of transformers use it: pipelines, Trainer, save and load."""
+
+import inspect
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments, pipeline
+
+from crossdna.models import caduceus, crossdna, hyenadna, tokenized
+from crossdna.models.caduceus import CaduceusConfig
+from crossdna.models.crossdna import CrossDNAConfig
+from crossdna.models.hyenadna import HyenaDNAConfig
+from crossdna.tokenizers.character import CaduceusTokenizer, HyenaDNATokenizer
+from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+
+FAMILIES = {
+    "crossdna": (
+        crossdna,
+        "CrossDNA",
+        CrossDNATokenizer,
+        CrossDNAConfig(
+            d_model=16, depth=1, num_heads=2, head_dim=8, attention_heads=2,
+            window_size=8, block_size=16,
+        ),
+    ),
+    "hyenadna": (
+        hyenadna,
+        "HyenaDNA",
+        HyenaDNATokenizer,
+        HyenaDNAConfig(d_model=16, n_layer=1, max_seq_len=64),
+    ),
+    "caduceus_ph": (
+        caduceus,
+        "Caduceus",
+        CaduceusTokenizer,
+        CaduceusConfig(d_model=16, n_layer=1, ssm_cfg={"d_state": 4}),
+    ),
+    "caduceus_ps": (
+        caduceus,
+        "Caduceus",
+        CaduceusTokenizer,
+        CaduceusConfig(d_model=16, n_layer=1, rcps=True, ssm_cfg={"d_state": 4}),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+def made(family, task, folder, **options):
+    """A tiny model with its tokenizer, saved and loaded again by a pipeline's own."""
+    module, prefix, tokenizer, config = FAMILIES[family]
+    torch.manual_seed(0)
+    config = type(config)(**{**config.to_dict(), **options})
+    model = getattr(module, f"{prefix}{task}")(config).eval()
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return model, tokenizer()
+
+
+def test_a_hidden_base_is_filled_in(family, tmp_path):
+    if family == "hyenadna":
+        pytest.skip("a causal model")
+    model, tokenizer = made(family, "ForMaskedLM", tmp_path)
+    text = f"ACGTTG{tokenizer.mask_token}CAACGT"
+    found = pipeline("fill-mask", model=str(tmp_path))(text, top_k=2)
+    ids = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**ids).logits[0, 6]
+    best = logits.softmax(-1).topk(2)
+    assert [one["token"] for one in found] == best.indices.tolist()
+    assert [one["score"] for one in found] == pytest.approx(best.values.tolist())
+    assert found[0]["sequence"].startswith("ACGTTG")
+    assert found[0]["sequence"].endswith("CAACGT")
+
+
+def test_text_goes_on(tmp_path):
+    made("hyenadna", "ForCausalLM", tmp_path)
+    write = pipeline("text-generation", model=str(tmp_path))
+    torch.manual_seed(1)
+    found = write("ACGTTG", max_new_tokens=5, do_sample=True)[0]["generated_text"]
+    assert found.startswith("ACGTTG")
+    assert " " not in found
+
+
+def test_sequences_are_classified_in_batches(family, tmp_path):
+    model, tokenizer = made(family, "ForSequenceClassification", tmp_path, num_labels=3)
+    texts = ["ACGTTGCAACGT", "ACG", "TTTTTTTT"]
+    classify = pipeline("text-classification", model=str(tmp_path))
+    found = classify(texts, batch_size=3, top_k=None)
+    for text, scores in zip(texts, found, strict=True):
+        with torch.no_grad():
+            logits = model(**tokenizer(text, return_tensors="pt")).logits
+        got = sorted(scores, key=lambda one: one["label"])
+        expected = logits.softmax(-1)[0].tolist()
+        assert [one["score"] for one in got] == pytest.approx(expected, abs=1e-5)
+
+
+def test_bases_are_classified(family, tmp_path):
+    model, tokenizer = made(family, "ForTokenClassification", tmp_path, num_labels=2)
+    found = pipeline("token-classification", model=str(tmp_path))("ACGTTGCA")
+    assert "".join(one["word"] for one in found) == "ACGTTGCA"
+    with torch.no_grad():
+        logits = model(**tokenizer("ACGTTGCA", return_tensors="pt")).logits[0, :8]
+    expected = logits.softmax(-1).amax(-1).tolist()
+    assert [float(one["score"]) for one in found] == pytest.approx(expected)
+
+
+def test_vectors_of_bases(family, tmp_path):
+    model, tokenizer = made(family, "Model", tmp_path)
+    found = pipeline("feature-extraction", model=str(tmp_path))("ACGTTGCA")
+    with torch.no_grad():
+        hidden = model(**tokenizer("ACGTTGCA", return_tensors="pt")).last_hidden_state
+    torch.testing.assert_close(torch.tensor(found), hidden)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Four random sequences with a label each."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        ids = torch.randint(7, 11, (20,), generator=generator)
+        return {"input_ids": ids - self.first, "labels": index % 2}
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+def test_trainer_accumulates_batches_into_the_mean(family, tmp_path):
+    """Two batches of two, accumulated, are one batch of four; dropout is off."""
+    rows = Rows()
+    rows.first = 7 if family == "crossdna" else 0
+    off = {"num_labels": 2, "head_dropout": 0.0, "dropout": 0.0}
+    weights = []
+    for size, steps in ((4, 1), (2, 2)):
+        model, _ = made(family, "ForSequenceClassification", tmp_path / "start", **off)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / "run"), max_steps=1, learning_rate=1.0,
+            per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+            optim="sgd", max_grad_norm=0.0, save_strategy="no", report_to=[],
+            lr_scheduler_type="constant", disable_tqdm=True, use_cpu=True, seed=0,
+        )  # fmt: skip
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        Trainer(model=model, args=arguments, train_dataset=rows).train()
+        step = {n: p.detach() - before[n] for n, p in model.named_parameters()}
+        weights.append(step)
+    assert any(change.abs().max() > 1e-4 for change in weights[0].values())
+    for name, change in weights[0].items():
+        torch.testing.assert_close(weights[1][name], change, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [crossdna, hyenadna, caduceus, tokenized])
+def test_heads_of_all_families_are_asked_alike(module):
+    """The first arguments of every head's forward, which Trainer and peft rely on."""
+    for name in module.__all__:
+        if name.endswith(("ForSequenceClassification", "ForTokenClassification")):
+            if name.startswith("OwnHead"):
+                continue
+            forward = inspect.signature(getattr(module, name).forward)
+            assert list(forward.parameters)[1:6] == [
+                "input_ids", "attention_mask", "labels", "output_hidden_states",
+                "return_dict",
+            ]  # fmt: skip
