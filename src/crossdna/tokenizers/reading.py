@@ -189,6 +189,16 @@ class TextReader:
         """How many bases share their tokens; not fixed."""
         return 1
 
+    def words(self) -> dict[int, NDArray[np.uint8]]:
+        """Base ids of each token of A C G T, by its id, ascending."""
+        vocabulary = self.tokenizer.get_vocab()
+        found = {
+            number: alphabet.encode(word)
+            for word, number in vocabulary.items()
+            if word and set(word) <= set(alphabet.BASES)
+        }
+        return dict(sorted(found.items()))
+
     def read(self, sequences: Sequence[NDArray[np.uint8]]) -> list[TokenSpans]:
         """Tokens of sequences of base ids, special tokens included.
 

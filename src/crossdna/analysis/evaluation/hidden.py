@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,35 @@ class Hidden(NamedTuple):
     def truth(self) -> NDArray[np.uint8]:
         """(positions,): the hidden bases."""
         return self.windows[self.rows, self.columns]
+
+    @property
+    def chosen(self) -> NDArray[np.bool_]:
+        """(windows, length): which bases are hidden, or asked for."""
+        found = np.zeros(self.windows.shape, np.bool_)
+        found[self.rows, self.columns] = True
+        return found
+
+
+class Predicted(NamedTuple):
+    """What a predictor made of the hidden bases.
+
+    Attributes
+    ----------
+    bits : (positions,)
+        -log2 of the true base's probability.
+    right : (positions,) bool
+        Whether the true base was the most probable one.
+    """
+
+    bits: NDArray[np.floating]
+    right: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.floating], hidden: Hidden) -> Predicted:
+        """From probabilities (positions, 4) of A C G T at the hidden bases."""
+        truth = hidden.truth
+        right = probabilities[np.arange(len(truth)), truth]
+        return cls(-np.log2(right), probabilities.argmax(1) == truth)
 
 
 class WindowStarts(NamedTuple):
@@ -131,6 +161,32 @@ def ask_next(windows: NDArray[np.uint8]) -> Hidden:
     return Hidden(windows, windows.astype(np.int64), *np.nonzero(known))
 
 
+def predicts_tokens(model: Any) -> bool:
+    """Whether a language model predicts whole tokens only, no single bases."""
+    return not getattr(model, "gives_base_probabilities", True)
+
+
+def hide_whole(model: Any, hidden: Hidden) -> Hidden:
+    """Ask for whole tokens instead: all those that begin with a hidden base.
+
+    For byte pairs, whose single bases cannot be hidden. As many bases of the windows
+    are hidden, on average, but those of a token together.
+
+    Parameters
+    ----------
+    model
+        A `TokenizedForMaskedLM`, or a `TokenizedForCausalLM`, which hides nothing.
+    """
+    import torch
+
+    ids = torch.from_numpy(hidden.windows.astype(np.int64)).to(model.device)
+    chosen = torch.from_numpy(hidden.chosen).to(model.device)
+    whole = model.whole_tokens(ids, chosen).cpu().numpy()
+    if model.causal:
+        return Hidden(hidden.windows, hidden.masked, *np.nonzero(whole))
+    return _hide(hidden.windows, whole)
+
+
 def _hide(windows: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> Hidden:
     rows, columns = np.nonzero(chosen)
     masked = np.where(chosen, alphabet.MASK, windows).astype(np.int64)
@@ -154,3 +210,22 @@ def masked_log_probabilities(
     ids = torch.from_numpy(masked).to(model.device)
     logs = base_log_probabilities(model, ids, strand_average=strand_average)
     return logs.double().cpu().numpy()
+
+
+def token_predictions(model: Any, hidden: Hidden) -> Predicted:
+    """Let a model of byte pairs predict the tokens that `hide_whole` asks for.
+
+    Each base counts an equal part of its token's bits, and is right if the most
+    probable token has it at its place.
+    """
+    import torch
+
+    ids = torch.from_numpy(hidden.windows.astype(np.int64)).to(model.device)
+    with torch.inference_mode():
+        answer = model.token_answers(
+            ids, torch.from_numpy(hidden.chosen).to(ids.device)
+        )
+    at = hidden.rows, hidden.columns
+    letters = answer.letters.cpu().numpy()[at]
+    bits = answer.logs.cpu().numpy()[at] / -math.log(2)
+    return Predicted(bits, letters == hidden.truth)

@@ -9,6 +9,11 @@ left (Markov) or on both sides (k-mer). With few, isolated bases hidden (conditi
 A causal model has nothing hidden from it: it predicts every base from those to its left
 (condition ``next``), beside Markov chains, which do the same. Its numbers are another
 quantity than those of hidden bases, for which both sides are known.
+
+Byte pairs have no single bases to hide: whole tokens are hidden (or asked for next), as
+many as would be bases. Each base of a token counts an equal part of the token's bits,
+and is right if the most probable token has it at its place. The model pays for where a
+token ends as well, which the baselines, asked for the same bases, need not tell.
 """
 
 from __future__ import annotations
@@ -20,12 +25,15 @@ import numpy as np
 
 from crossdna.analysis.evaluation.hidden import (
     Hidden,
+    Predicted,
     ask_next,
     batches,
     hide_isolated,
     hide_random,
     masked_log_probabilities,
+    predicts_tokens,
     tile_windows,
+    token_predictions,
 )
 from crossdna.analysis.statistics import Interval, interval, resampled_ratios
 from crossdna.data.annotation import repeat_track
@@ -47,8 +55,7 @@ _MIN_WINDOWS = 10
 
 
 if TYPE_CHECKING:
-    # Probabilities (positions, 4) of A C G T at the hidden bases.
-    Predictor = Callable[[Hidden], NDArray[np.floating]]
+    Predictor = Callable[[Hidden], Predicted]
     # Names of groups of bases and which bases of some windows belong to each:
     # (contig, starts, length) -> {name: (windows, length) bool}. Groups may overlap.
     Grouping = Callable[[str, NDArray[np.int64], int], Mapping[str, NDArray[np.bool_]]]
@@ -187,29 +194,45 @@ def baseline_predictors(
     """
 
     def markov(order: int) -> Predictor:
-        return lambda hidden: baselines.markov.probabilities(
-            hidden.windows, hidden.rows, hidden.columns, order
-        )
+        def predict(hidden: Hidden) -> Predicted:
+            asked = hidden.windows, hidden.rows, hidden.columns
+            return Predicted.of(baselines.markov.probabilities(*asked, order), hidden)
+
+        return predict
+
+    def two_sided(hidden: Hidden) -> Predicted:
+        asked = hidden.windows, hidden.rows, hidden.columns
+        return Predicted.of(baselines.two_sided.probabilities(*asked), hidden)
 
     orders = range(len(baselines.markov.tables))
     predictors = {f"markov-{order}": markov(order) for order in orders}
     if causal:
         return predictors
-    two_sided = baselines.two_sided
-    predictors[f"two-sided-{two_sided.size}"] = lambda hidden: two_sided.probabilities(
-        hidden.windows, hidden.rows, hidden.columns
-    )
+    predictors[f"two-sided-{baselines.two_sided.size}"] = two_sided
     return predictors
 
 
 def model_predictor(model: Any, *, strand_average: bool) -> Predictor:
-    """Let a language model predict the bases that are asked for."""
+    """Let a language model predict the bases that are asked for.
 
-    def predict(hidden: Hidden) -> NDArray[np.float64]:
+    Raises
+    ------
+    CrossDNAError
+        Strands to be averaged by a model that predicts whole tokens.
+    """
+    if predicts_tokens(model):
+        if strand_average:
+            raise CrossDNAError(
+                "the two strands of a window are cut into different byte pairs: they "
+                "cannot be averaged base by base"
+            )
+        return lambda hidden: token_predictions(model, hidden)
+
+    def predict(hidden: Hidden) -> Predicted:
         logs = masked_log_probabilities(
             model, hidden.masked, strand_average=strand_average
         )
-        return np.exp(logs[hidden.rows, hidden.columns])
+        return Predicted.of(np.exp(logs[hidden.rows, hidden.columns]), hidden)
 
     return predict
 
@@ -222,6 +245,7 @@ def measure(
     grouping: Grouping,
     settings: EvaluationSettings,
     causal: bool = False,
+    whole: Callable[[Hidden], Hidden] | None = None,
     advance: Callable[[int], None] = lambda windows: None,
 ) -> tuple[Condition, ...]:
     """Measure predictors on the same bases.
@@ -237,6 +261,8 @@ def measure(
         than ten windows are left out.
     causal
         Hide nothing, ask for the next base.
+    whole
+        Turns hidden bases into hidden tokens; see `hidden.hide_whole`.
     advance
         Told how many windows have been done (each counts once per condition).
 
@@ -246,12 +272,15 @@ def measure(
     """
     tiles = tile_windows(regions, settings.window, settings.max_windows)
     results = []
-    for name, (hide, description) in _conditions(settings, causal).items():
+    for name, (hide, description) in _conditions(
+        settings, causal, tokens=whole is not None
+    ).items():
         tally = _Tally(list(predictors))
         for tile in tiles:
             for batch in batches(tile, settings.batch_size):
                 windows = genome.gather(batch.contig, batch.starts, settings.window).ids
                 hidden = hide(windows, batch.indices)
+                hidden = hidden if whole is None else whole(hidden)
                 groups = grouping(batch.contig, batch.starts, settings.window)
                 tally.add(hidden, groups, predictors)
                 advance(len(windows))
@@ -260,10 +289,11 @@ def measure(
 
 
 def _conditions(
-    settings: EvaluationSettings, causal: bool
+    settings: EvaluationSettings, causal: bool, *, tokens: bool = False
 ) -> dict[str, tuple[Hide, str]]:
+    base, bases = ("token", "tokens") if tokens else ("base", "bases")
     if causal:
-        described = "each base predicted from those to its left"
+        described = f"each {base} predicted from those to its left"
         return {"next": (lambda windows, indices: ask_next(windows), described)}
     share, spacing, seed = settings.mask_share, settings.spacing, settings.seed
     return {
@@ -271,13 +301,13 @@ def _conditions(
             lambda windows, indices: hide_random(
                 windows, indices, share=share, seed=seed
             ),
-            f"{share * 100:.3g} % of the bases hidden",
+            f"{share * 100:.3g} % of the {bases} hidden",
         ),
         "isolated": (
             lambda windows, indices: hide_isolated(
                 windows, indices, spacing=spacing, seed=seed
             ),
-            f"one base in {spacing} hidden",
+            f"one {base} in {spacing} hidden",
         ),
     }
 
@@ -304,13 +334,11 @@ class _Tally:
         members = np.ones((len(self._names), len(hidden.rows)))
         for place, mask in enumerate(groups.values(), 1):
             members[place] = mask[at]
-        truth = hidden.truth
         correct, bits = [], []
         for predict in predictors.values():
-            probabilities = predict(hidden)
-            right = probabilities[np.arange(len(truth)), truth]
-            correct.append(probabilities.argmax(1) == truth)
-            bits.append(-np.log2(right))
+            predicted = predict(hidden)
+            correct.append(predicted.right)
+            bits.append(predicted.bits)
         self._counts.append(window_sums(members, hidden))
         for sums, values in ((self._correct, correct), (self._bits, bits)):
             parts = [window_sums(members * value, hidden) for value in values]

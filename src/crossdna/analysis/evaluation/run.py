@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdna.analysis.evaluation.baselines import Baselines, fit_baselines
+from crossdna.analysis.evaluation.hidden import hide_whole, predicts_tokens
 from crossdna.analysis.evaluation.measure import (
     MODEL,
     Condition,
@@ -49,7 +51,8 @@ class Evaluation(NamedTuple):
     baselines: Baselines
     conditions: tuple[Condition, ...]
     strands: StrandDifference | None
-    """None for causal models: the strands are asked for different things."""
+    """None for causal models and byte pairs: the strands are asked for different
+    things."""
 
 
 class Split(NamedTuple):
@@ -111,6 +114,7 @@ def evaluate_model(
     baselines = fit_baselines(
         genome.fetch(region.contig, region.start, region.end) for region in split.train
     )
+    tokens = predicts_tokens(model)
     predictors = {
         MODEL: model_predictor(model, strand_average=strand_average),
         **baseline_predictors(baselines, causal=causal),
@@ -122,6 +126,7 @@ def evaluate_model(
         grouping=class_grouping(genome, annotation),
         settings=settings,
         causal=causal,
+        whole=partial(hide_whole, model) if tokens else None,
         advance=advance,
     )
     return Evaluation(
@@ -135,7 +140,7 @@ def evaluate_model(
         baselines=baselines,
         conditions=conditions,
         strands=None
-        if causal
+        if causal or tokens
         else strand_difference(model, genome, split.held_out, settings),
     )
 
@@ -161,7 +166,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
             "context": "true bases of the same window, to the left (Markov) or on both "
             "sides (two-sided); a masked model sees all hidden bases of a window "
             "masked, a causal one the true bases to the left; the two kinds of model "
-            "predict different things, and their bits are not comparable",
+            "predict different things, and their bits are not comparable; models of "
+            "byte pairs predict whole tokens, whose bits their bases share",
         },
     }
     figure = evaluation_figure(evaluation.conditions, model_name=evaluation.model_name)

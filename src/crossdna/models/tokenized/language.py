@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +13,29 @@ from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 from crossdna.models.tokenized.letters import base_log_probabilities
 from crossdna.models.tokenized.modeling import TokenizedModel, TokenizedPreTrainedModel
+from crossdna.tokenizers.reading import TextReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from crossdna.models.tokenized.batch import TokenBatch
     from crossdna.models.tokenized.configuration import TokenizedConfig
+
+
+class TokenAnswer(NamedTuple):
+    """What a model says of tokens, given to the bases that they stand for.
+
+    Attributes
+    ----------
+    logs : (batch, length) float64
+        The log-probability of a base's token among all tokens of A C G T, an equal part
+        to each of the token's bases.
+    letters : (batch, length) int64
+        What the most probable token has at the base's place; N where it is shorter.
+    """
+
+    logs: Tensor
+    letters: Tensor
 
 
 @dataclass
@@ -101,6 +118,99 @@ class _TokenizedForLanguage(TokenizedPreTrainedModel):
         start = batch.start.clamp(min=0)
         inside = gaps.gather(1, start + batch.size) - gaps.gather(1, start)
         return (batch.start >= 0) & (inside == 0)
+
+    def whole_tokens(self, input_ids: Tensor, chosen: Tensor) -> Tensor:
+        """The bases (batch, length) bool of tokens whose first base is chosen.
+
+        Left out are tokens of other letters than A C G T, and what a causal model has
+        nothing in front of.
+
+        Parameters
+        ----------
+        input_ids : (batch, length)
+            Without padding.
+        chosen : (batch, length) bool
+        """
+        batch = self.network.tokens(input_ids)
+        words = _Words.of(self._text_reader(), input_ids.device)
+        return self._asked(batch, words, chosen).gather(1, batch.first)
+
+    def token_answers(self, input_ids: Tensor, hidden: Tensor) -> TokenAnswer:
+        """Predict tokens of several bases whole; for readers that hide no single base.
+
+        Parameters
+        ----------
+        input_ids : (batch, length)
+            True bases, without padding.
+        hidden : (batch, length) bool
+            Bases to be predicted, as `whole_tokens` gives them: a masked model sees
+            the mask token for all of theirs. What is said elsewhere means nothing.
+        """
+        reader = self._text_reader()
+        batch = self.network.tokens(input_ids)
+        words = _Words.of(reader, input_ids.device)
+        asked = self._asked(batch, words, hidden)
+        shown = batch
+        if not self.causal:
+            if reader.mask_id is None:
+                raise CrossDNAError(
+                    "the tokenizer has no mask token: nothing is hidden"
+                )
+            ids = batch.input_ids.masked_fill(asked, reader.mask_id)
+            shown = batch._replace(input_ids=ids)
+        logs = self.token_logits(shown)[..., words.ids].float().log_softmax(-1)
+        truth = words.places[batch.input_ids].clamp(min=0)[..., None]
+        own = logs.gather(2, truth)[..., 0].double() / batch.size.clamp(min=1)
+        best = words.letters[logs.argmax(-1)]
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        offset = (columns - batch.start.gather(1, batch.first)).clamp(min=0)
+        offset = offset.clamp(max=best.shape[2] - 1)[..., None]
+        rows = batch.first[..., None].expand(-1, -1, best.shape[2])
+        return TokenAnswer(
+            own.gather(1, batch.first), best.gather(1, rows).gather(2, offset)[..., 0]
+        )
+
+    def _text_reader(self) -> TextReader:
+        if isinstance(self.reader, TextReader):
+            return self.reader
+        raise CrossDNAError("tokens are predicted whole only where no base can be")
+
+    def _asked(self, batch: TokenBatch, words: _Words, chosen: Tensor) -> Tensor:
+        """Tokens (batch, tokens) that can be predicted and begin with a chosen base."""
+        asked = (batch.start >= 0) & (words.places[batch.input_ids] >= 0)
+        asked = asked & chosen.gather(1, batch.start.clamp(min=0))
+        if self.causal:
+            asked[:, 0] = False
+        return asked
+
+
+class _Words(NamedTuple):
+    """The tokens of A C G T.
+
+    Attributes
+    ----------
+    ids : (words,) int64
+    places : (ids,) int64
+        Number of a token among the words; -1 for others.
+    letters : (words, longest) int64
+        N behind a word's last base.
+    """
+
+    ids: Tensor
+    places: Tensor
+    letters: Tensor
+
+    @classmethod
+    def of(cls, reader: TextReader, device: torch.device) -> _Words:
+        words = reader.words()
+        ids = torch.tensor(list(words))
+        last = max(reader.tokenizer.get_vocab().values())
+        places = torch.full((last + 1,), -1)
+        places[ids] = torch.arange(len(ids))
+        letters = torch.full((len(words), max(map(len, words.values()))), alphabet.N)
+        for row, bases in zip(letters, words.values(), strict=True):
+            row[: len(bases)] = torch.from_numpy(bases.astype("int64"))
+        return cls(ids.to(device), places.to(device), letters.to(device))
 
 
 def _distinct(batch: TokenBatch) -> tuple[TokenBatch, Tensor]:
