@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crossdna.models.crossdna import CrossDNAForMaskedLM
+    from crossdna.models.crossdna.configuration import CrossDNAConfig
 
 
 class AuxiliaryTerm(NamedTuple):
@@ -188,7 +189,7 @@ class CrossDNAObjective:
         weight = warmed_up(
             step, use.gate_weight, use.gate_warmup_steps, use.gate_freeze_steps
         )
-        value = _gate(output.fusion_logits, block)
+        value = _gate(output.fusion_logits, block, model.config)
         terms.append(AuxiliaryTerm("gate", weight, value))
         if use.strand_kl_weight:
             value = strand_kl(output.logits_branch_a, output.logits_branch_b)
@@ -218,7 +219,7 @@ class CrossDNAObjective:
         for t, start in enumerate(range(0, input_ids.shape[1], block)):
             here = slice(start, start + block)
             read_a, read_b = targets.forward, targets.reverse
-            if t % 2:
+            if not model.config.a_reads_forward(t):
                 read_a, read_b = read_b, read_a
             for features, target in (
                 (output.branch_a, read_a.a),
@@ -244,8 +245,10 @@ class CrossDNAObjective:
             raise CrossDNAError("the checkpoint has teachers, the recipe has none")
 
 
-def _gate(fusion_logits: Tensor, block: int) -> Tensor:
-    """Gate supervision summed over blocks; branch A reads forward in even ones."""
-    parts = fusion_logits.split(block, dim=1)
-    losses = [gate_supervision(part, t % 2 == 0) for t, part in enumerate(parts)]
+def _gate(fusion_logits: Tensor, block: int, config: CrossDNAConfig) -> Tensor:
+    """Gate supervision summed over blocks."""
+    losses = [
+        gate_supervision(part, config.a_reads_forward(t))
+        for t, part in enumerate(fusion_logits.split(block, dim=1))
+    ]
     return sum(losses[1:], losses[0])

@@ -48,8 +48,10 @@ class TrainSettings:
     """Windows in an optimiser step, over all processes."""
     micro_batch: int | None = None
     """Windows that one process reads at once; None: its whole share of a step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Muon, for the matrices, learns more from the same bases."""
     lr: float = 1e-3
-    """Highest learning rate."""
+    """Highest learning rate, of either."""
     min_lr_share: float = 0.1
     """Share of `lr` that the cosine ends at."""
     warmup: float = 0.01

@@ -36,6 +36,7 @@ from crossdna.training.checkpoints import (
 )
 from crossdna.training.finite import FiniteWatch
 from crossdna.training.objectives import masked_cross_entropy
+from crossdna.training.optimizer import Muon, parameter_groups
 from crossdna.training.schedule import RunClock, cosine_with_warmup
 
 if TYPE_CHECKING:
@@ -135,6 +136,16 @@ class PretrainingTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and convolutions; no norm, bias or per-head scalar is decayed."""
         return [name for name, p in model.named_parameters() if p.ndim > 1]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW as transformers makes it, or Muon."""
+        use = self.settings
+        if use.optimizer == "adamw":
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            groups = parameter_groups(self.model, use.weight_decay)
+            self.optimizer = Muon(groups, use.lr, (0.9, use.beta2))
+        return self.optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -193,8 +193,8 @@ class Streamer:
                 sequence.tensor(low - STEM_REACH, low, device),
                 sequence.tensor(high, high + STEM_REACH, device),
             )
-            even = low // self.block % 2 == 0
-            branch = network.branch_b if even else network.branch_a
+            swapped = not network.config.a_reads_forward(low // self.block)
+            branch = network.branch_a if swapped else network.branch_b
             _, state = branch(features.flip(1), None, state)
             if network.config.block_context != "recurrent":
                 state = None

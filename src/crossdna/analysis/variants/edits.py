@@ -131,16 +131,18 @@ class EditedWindow:
             for start in range(0, self.length, size)
         ]
         self.bounds = bounds
-        branches = network.branch_a, network.branch_b
+        pair = network.branch_a, network.branch_b
+        in_order = network.config.a_reads_forward
+        readers = [pair if in_order(i) else pair[::-1] for i in range(len(bounds))]
         recurrent = network.config.block_context == "recurrent"
         self.forward = _Strand(
             network.features_forward(ids[None]),
-            [_Block(*bound, branches[i % 2]) for i, bound in enumerate(bounds)],
+            [_Block(*b, ahead) for b, (ahead, _) in zip(bounds, readers, strict=True)],
             recurrent,
         )
         mirrored = [
-            _Block(self.length - end, self.length - start, branches[1 - i % 2])
-            for i, (start, end) in enumerate(bounds)
+            _Block(self.length - end, self.length - start, back)
+            for (start, end), (_, back) in zip(bounds, readers, strict=True)
         ]
         self.reverse = _Strand(
             network.features_reverse(ids[None]).flip(1), mirrored[::-1], recurrent
@@ -229,13 +231,13 @@ class EditedWindow:
 
     def hidden_everywhere(self, part: _Read) -> Tensor:
         """Representation (edits, length, d_model) of a group read whole."""
-        fused = []
+        fused, in_order = [], self.network.config.a_reads_forward
         for number, (low, high) in enumerate(self.bounds):
             ahead = _Stream(part.forward[:, low:high], 0, part.group.first - low)
             back = _Stream(
                 part.reverse[:, low:high], part.group.behind - low, high - low
             )
-            a, b = (ahead, back) if number % 2 == 0 else (back, ahead)
+            a, b = (ahead, back) if in_order(number) else (back, ahead)
             fused.append(_fuse_copies(self.network, a, b))
         return torch.cat(fused, dim=1)
 
@@ -244,7 +246,7 @@ class EditedWindow:
         group = part.group
         number = next(i for i, bound in enumerate(self.bounds) if bound[0] == group.low)
         a, b = part.forward, part.reverse
-        a, b = (a, b) if number % 2 == 0 else (b, a)
+        a, b = (a, b) if self.network.config.a_reads_forward(number) else (b, a)
         first = int(group.positions[0]) - group.low - _BRIDGE_REACH
         last = int(group.positions[-1]) - group.low + _BRIDGE_REACH
         near = slice(max(0, first), last + 1)

@@ -38,7 +38,12 @@ class CrossDNAConfig(PreTrainedConfig):
         Inner width of the gated MLP is 2/3 of this times `d_model`, rounded up to a
         multiple of 256.
     block_size : int or None
-        Bases after which the branches swap strands; None: one block, no swap.
+        Bases after which the branches swap strands, and which the bridge sees at once;
+        None: one block, no swap.
+    swap_strands : bool
+        Whether the branches swap strands from block to block (published), or branch A
+        always reads the forward strand. A state is of more use to the branch that left
+        it.
     strand_alignment : {"locus", "sequence"}
         Which slice of the reverse strand shares a block with a forward slice: the one
         of the same locus, or (published) that slice of the whole reverse complement.
@@ -96,6 +101,7 @@ class CrossDNAConfig(PreTrainedConfig):
     rope_theta: float = 10000.0
     hidden_ratio: float = 4.0
     block_size: int | None = 1024
+    swap_strands: bool = False
     strand_alignment: str = "locus"
     block_context: str = "recurrent"
     residual: bool = True
@@ -147,6 +153,10 @@ class CrossDNAConfig(PreTrainedConfig):
                 raise CrossDNAError(
                     f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}"
                 )
+
+    def a_reads_forward(self, block: int) -> bool:
+        """Whether branch A reads the forward strand of a block, counted from 0."""
+        return not self.swap_strands or block % 2 == 0
 
     @property
     def value_dim(self) -> int:

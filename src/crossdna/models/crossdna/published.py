@@ -134,6 +134,7 @@ def translate_config(published: Mapping[str, Any]) -> dict[str, Any]:
         "norm_eps": _at(published, ("transformer_cfg", "norm_eps"), 1e-5),
         "block_size": _at(published, ("block_size",)) if blocks else None,
         "strand_alignment": "sequence",
+        "swap_strands": True,
         "block_context": "independent",
         "residual": False,
         "use_bridge": published.get("use_bridge", True),

@@ -110,7 +110,11 @@ class TwoStrandPass:
         size = self.config.block_size or length
         first = self.context.first_block
         return [
-            Block(start, min(start + size, length), (first + i) % 2 == 0)
+            Block(
+                start,
+                min(start + size, length),
+                self.config.a_reads_forward(first + i),
+            )
             for i, start in enumerate(range(0, length, size))
         ]
 
