@@ -17,6 +17,7 @@ from crossdna.analysis.inference import embeddings, load_model, sequence_logits
 from crossdna.errors import CrossDNAError
 from crossdna.models.fingerprint import weights_fingerprint
 from crossdna.models.opening import Opened
+from crossdna.models.zoo import describe_directory
 from crossdna.tokenizers.kmer import OverlappingKmerTokenizer
 from tests.family_checkpoints import save
 
@@ -206,4 +207,52 @@ def test_heads_that_were_fine_tuned_elsewhere(name, tmp_path):
 def test_a_masked_head_is_not_made_up(tmp_path):
     path = save("grover", tmp_path, AutoModelForTokenClassification, num_labels=3)
     with pytest.raises(CrossDNAError, match=r"missing key 'cls\.predictions"):
+        load_model(path, "masked-lm", "cpu")
+
+
+DNABERT_CODE = {
+    "AutoConfig": "configuration_bert.BertConfig",
+    "AutoModel": "dnabert_layer.BertModel",
+    "AutoModelForMaskedLM": "dnabert_layer.BertForMaskedLM",
+    "AutoModelForPreTraining": "dnabert_layer.BertForPreTraining",
+    "AutoModelForSequenceClassification": (
+        "dnabert_layer.DNABertForSequenceClassification"
+    ),
+}
+# What stands in the published configuration beside BERT's own fields.
+DNABERT_FIELDS = {
+    "eos_token_ids": 0, "num_rnn_layer": 1, "output_past": True, "rnn": "lstm",
+    "rnn_dropout": 0.0, "rnn_hidden": 768, "split": 10,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["", "zhihan1996/DNA_bert_6--"])
+def test_code_that_repeats_its_family_is_left_aside(where, copy):
+    path = copy("dnabert-files")
+    before = load_model(path, "masked-lm", "cpu")
+    config = json.loads((path / "config.json").read_text())
+    code = {key: where + name for key, name in DNABERT_CODE.items()}
+    table = {**config, **DNABERT_FIELDS, "auto_map": code}
+    (path / "config.json").write_text(json.dumps(table))
+    # Would fail if it ran.
+    for name in ("configuration_bert.py", "dnabert_layer.py"):
+        (path / name).write_text("raise SystemExit\n")
+    assert describe_directory(path).runs == "transformers"
+    for task in ("masked-lm", "embedding", "classification", "per-base"):
+        model = load_model(path, task, "cpu")
+        assert not model.config.remote_code
+    after = load_model(path, "masked-lm", "cpu")
+    assert torch.equal(after(random_ids()).logits, before(random_ids()).logits)
+    spoil(path, lambda w: w.pop(KEY))
+    with pytest.raises(CrossDNAError, match="missing key"):
+        load_model(path, "masked-lm", "cpu")
+
+
+def test_code_that_is_a_network_of_its_own_is_not(copy):
+    path = copy("dnabert-files")
+    config = json.loads((path / "config.json").read_text())
+    code = {**DNABERT_CODE, "AutoModelForMaskedLM": "bert_layers.BertForMaskedLM"}
+    (path / "config.json").write_text(json.dumps({**config, "auto_map": code}))
+    assert describe_directory(path).runs == "remote code"
+    with pytest.raises(CrossDNAError, match=r"bert_layers\.BertForMaskedLM"):
         load_model(path, "masked-lm", "cpu")

@@ -18,7 +18,7 @@ def test_every_card_is_consistent():
     assert len(set(names)) == len(names) >= 30
     for each in cards():
         assert (each.runs == "native") == (each.model_type in NATIVE_TYPES)
-        if each.runs != "remote code":
+        if each.runs in ("native", "transformers"):
             assert each.model_type in CONFIG_MAPPING
         for value in (each.parameters, each.context, each.window):
             assert value is None or value > 0
@@ -54,8 +54,13 @@ def test_directories_are_judged_by_their_model_type(tmp_path, name, family):
     [
         ({"model_type": "bert"}, "transformers"),
         ({"model_type": "mamba2"}, "transformers"),
-        ({"model_type": "unheard", "auto_map": {}}, "remote code"),
+        ({"model_type": "unheard", "auto_map": {"AutoModel": "a.B"}}, "remote code"),
         ({"model_type": "unheard"}, "nothing"),
+        ({"model_type": "bert", "auto_map": {"AutoModel": "a.B"}}, "remote code"),
+        (
+            {"model_type": "mamba", "auto_map": {"AutoModel": "modeling_mamba.Mamba"}},
+            "transformers",
+        ),
     ],
 )
 def test_what_runs_other_families(tmp_path, config, runs):
@@ -93,6 +98,9 @@ def test_command_line(capsys):
     assert main(["models", str(GOLDEN / "hyenadna"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == "native"
     assert main(["models", "PoetschLab/GROVER"]) == 0
+    assert "licence       none stated" in capsys.readouterr().out
+    assert main(["models", "CrossDNA 8.1M"]) == 0
     assert "licence       not checked" in capsys.readouterr().out
+    assert card("crossdna-small").licence == "Apache-2.0"
     assert main(["models", "no/such-model"]) == 2
     assert "no card for" in capsys.readouterr().err

@@ -44,9 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 _LEGEND = """
 runs    native: network of this package; transformers: its own classes, wrapped; both
-        through every verb (docs/models.md). remote code: with --trust-remote-code only
-tested  shipped: weights of this project, loaded by their name; fixture: numeric fixture
-        in the published format; format: configuration or tokenizer layout only; no: not
+        through every verb (docs/models.md). remote code: with --trust-remote-code only;
+        nothing: needs a package of its authors
+tested  shipped: weights of this project, loaded by their name; fixture: small random
+        weights in the published format, with what the published code made of them;
+        format: a tiny random network of that type, saved as hubs hold it; no: not
         tested. Other projects' real weights have not been at hand."""
 
 

@@ -41,6 +41,9 @@ class Family:
     no_lora : tuple of str
         Linear layers that are not used, or whose weights are read past their forward
         method.
+    same_code : tuple of str
+        Modules of code beside published checkpoints that only repeats the family's own
+        network (older copies, other heads): it is left aside, and never run.
     """
 
     objective: Objective
@@ -52,6 +55,7 @@ class Family:
     settings: dict[str, Any] = field(default_factory=dict)
     dropouts: tuple[str, ...] = ("attention_dropout",)
     no_lora: tuple[str, ...] = ()
+    same_code: tuple[str, ...] = ()
 
     def longest(self, config: Any) -> int | None:
         """The most tokens that a network reads; None: no limit of its own."""
@@ -85,6 +89,8 @@ FAMILIES: Final = {
         heads=_BERT_HEADS,
         unused=(_POSITIONS, _POOLER, r"^cls\.seq_relationship\."),
         dropouts=_BERT_DROPOUTS,
+        # DNABERT, whose classifier for long sequences is in it.
+        same_code=("configuration_bert", "dnabert_layer"),
     ),
     "big_bird": Family(
         objective="masked",
@@ -115,7 +121,11 @@ FAMILIES: Final = {
     ),
     "llama": Family(objective="causal", unused=(r"\.inv_freq$",)),
     "mamba": Family(
-        objective="causal", dropouts=(), no_lora=("conv1d", "dt_proj", "out_proj")
+        objective="causal",
+        dropouts=(),
+        no_lora=("conv1d", "dt_proj", "out_proj"),
+        # Plant DNAMamba, whose classifier is in it.
+        same_code=("configuration_mamba", "modeling_mamba"),
     ),
     "mamba2": Family(objective="causal", dropouts=(), no_lora=("conv1d", "out_proj")),
     "mistral": Family(objective="causal", unused=(r"\.inv_freq$",)),
@@ -139,3 +149,18 @@ FAMILIES: Final = {
 def unknown_family(objective: Objective) -> Family:
     """What is assumed of a network whose code comes with the checkpoint."""
     return Family(objective=objective, unused=(_POSITIONS, _POOLER), dropouts=())
+
+
+def needed_code(raw: dict[str, Any]) -> dict[str, Any]:
+    """The auto_map of a raw config.json; empty where nothing of it has to be run.
+
+    That is so where every module named in it is one of the family's `same_code`. Such a
+    checkpoint must then fit the class of transformers in every key and shape.
+    """
+    code: dict[str, Any] = raw.get("auto_map") or {}
+    family = FAMILIES.get(str(raw.get("model_type")))
+    if family is None:
+        return code
+    # "owner/name--module.Class" where the code lies in another repository.
+    modules = {str(n).split("--")[-1].rpartition(".")[0] for n in code.values()}
+    return {} if modules <= set(family.same_code) else code

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, NATIVE, Objective
+from crossdna.models.families import FAMILIES, NATIVE, Objective, needed_code
 from crossdna.models.shipped import resolve
 from crossdna.models.tokenized import (
     OwnHeadForSequenceClassification,
@@ -98,9 +98,12 @@ class Opened:
         own = model_type in (*NATIVE, TokenizedConfig.model_type)
         self.wrapped = not own
         # Our own families read official files with code beside them without that code.
-        code = raw.get("auto_map") if self.wrapped else _network_of(raw).get("auto_map")
+        network = raw if self.wrapped else _network_of(raw)
+        code = needed_code(network)
         if code:
-            self._require_trust(raw if self.wrapped else _network_of(raw))
+            self._require_trust(network)
+        elif self.wrapped:
+            raw.pop("auto_map", None)
         if own:
             self._plain()
         else:

@@ -17,10 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 from crossdna.config import from_table
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, NATIVE
+from crossdna.models.families import FAMILIES, NATIVE, needed_code
 from crossdna.models.shipped import shipped_cards
 
-Runs = Literal["native", "transformers", "remote code"]
+Runs = Literal["native", "transformers", "remote code", "nothing"]
 NATIVE_TYPES = tuple(NATIVE)
 
 
@@ -43,8 +43,8 @@ class Checkpoint:
         Longest sequence, in bases.
     window
         Recommended length, in bases, where it is not the whole context.
-    pretraining
-        Where it differs within the family.
+    pretraining, licence
+        Where they differ within the family.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Checkpoint:
     context: int | None = None
     window: int | None = None
     pretraining: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,8 @@ class Family:
         "masked" or "causal".
     runs
         "native" (this package), "transformers" (its own classes, wrapped: see
-        `crossdna.models.tokenized`) or "remote code" (code that comes with the
-        checkpoint, run only when the user says so).
+        `crossdna.models.tokenized`), "remote code" (code that comes with the
+        checkpoint, run only when the user says so) or "nothing" (another package).
     strands
         How the two strands enter, and what to do about it.
     layer, pooling
@@ -76,7 +77,7 @@ class Family:
     padding
         What padding does, and the policy.
     licence
-        As its authors' card says; None: not checked.
+        As its authors' page on the hub said when this was written; None: not checked.
     """
 
     name: str
@@ -136,8 +137,9 @@ def cards() -> tuple[Card, ...]:
     text = importlib.resources.files("crossdna.models").joinpath("zoo.toml").read_text()
     zoo = from_table(tomllib.loads(text), _Zoo, where="zoo.toml")
     own = next(family for family in zoo.family if family.model_type == "crossdna")
+    ours = {"licence": "Apache-2.0"}
     shipped = [
-        _card(own, from_table({"name": name, **facts}, Checkpoint, where=name))
+        _card(own, from_table({**ours, "name": name, **facts}, Checkpoint, where=name))
         for name, facts in shipped_cards().items()
     ]
     known = [
@@ -186,7 +188,7 @@ def describe_directory(directory: str | Path) -> LocalCheckpoint:
         directory=str(directory),
         model_type=model_type,
         architectures=tuple(config.get("architectures") or ()),
-        runs=runner(model_type, remote_code="auto_map" in config),
+        runs=runner(model_type, remote_code=bool(needed_code(config))),
     )
 
 
@@ -223,7 +225,7 @@ def _card(family: Family, checkpoint: Checkpoint) -> Card:
         layer=family.layer,
         pooling=family.pooling,
         padding=family.padding,
-        licence=family.licence,
+        licence=checkpoint.licence or family.licence,
         hardware=family.hardware,
         runs=family.runs,
         tested=checkpoint.tested,
