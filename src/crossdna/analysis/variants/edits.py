@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
-from torch.nn import functional as F
 
 from crossdna.models.crossdna.bridge import BRIDGE_DILATIONS, BRIDGE_KERNEL
 from crossdna.models.crossdna.layers import LayerState
@@ -17,9 +16,9 @@ from crossdna.models.crossdna.modeling import STEM_REACH
 from crossdna.ops.window_attention import WindowCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from crossdna.models.crossdna import CrossDNAModel
     from crossdna.models.crossdna.bridge import TokenBridge
@@ -131,6 +130,7 @@ class EditedWindow:
             for start in range(0, self.length, size)
         ]
         self.bounds = bounds
+        self._sent: dict[tuple[str, int], _Sent] = {}
         pair = network.branch_a, network.branch_b
         in_order = network.config.a_reads_forward
         readers = [pair if in_order(i) else pair[::-1] for i in range(len(bounds))]
@@ -238,8 +238,44 @@ class EditedWindow:
                 part.reverse[:, low:high], part.group.behind - low, high - low
             )
             a, b = (ahead, back) if in_order(number) else (back, ahead)
-            fused.append(_fuse_copies(self.network, a, b))
+            fused.append(self._fuse(number, a, b))
         return torch.cat(fused, dim=1)
+
+    def _fuse(self, number: int, a: _Stream, b: _Stream) -> Tensor:
+        """Fuse a block of all copies as `CrossDNAModel.fuse` does."""
+        x, y, bridge = a.outputs, b.outputs, self.network.bridge
+        if bridge is not None:
+            around_a = self._around(a, bridge.around_a, ("a", number))
+            around_b = self._around(b, bridge.around_b, ("b", number))
+            x, y = bridge.receive(x, y, *_received(bridge, x, y, around_a, around_b))
+        return self.network.blend(x, y).hidden
+
+    def _around(
+        self, stream: _Stream, read: Callable[[Tensor], Tensor], key: tuple[str, int]
+    ) -> Tensor:
+        """What the bridge sends from a stream, (edits, block, d_model).
+
+        Where the copies are the same around a base, it is computed once for all groups
+        of a cell.
+        """
+        edits, length, _ = stream.outputs.shape
+        start, end = stream.same_around()
+        if end <= start:
+            return read(stream.outputs)
+
+        def part(rows: int, low: int, high: int) -> Tensor:
+            first = max(0, low - _BRIDGE_REACH)
+            x = stream.outputs[:rows, first : high + _BRIDGE_REACH]
+            return read(x)[:, low - first : high - first]
+
+        if key not in self._sent or self._sent[key].place != (start, end):
+            self._sent[key] = _Sent((start, end), part(1, start, end))
+        parts = [self._sent[key].same.expand(edits, -1, -1)]
+        if start:
+            parts.insert(0, part(edits, 0, start))
+        if end < length:
+            parts.append(part(edits, end, length))
+        return torch.cat(parts, dim=1)
 
     def hidden_at_edits(self, part: _Read) -> Tensor:
         """Representation (edits, d_model) of the edited bases."""
@@ -253,10 +289,9 @@ class EditedWindow:
         bridge, x, y = self.network.bridge, a[:, near], b[:, near]
         if bridge is not None:
             # The convolutions do not reach from outside the part to the edits.
-            from_a = bridge.local_b(x + bridge.context_a(x))
-            from_b = bridge.local_a(y + bridge.context_b(y))
-            x, y = _exchange(bridge, x, y, from_a, from_b, _means(a, b))
-        hidden = _blend(self.network, x, y)
+            around = bridge.around_a(x), bridge.around_b(y)
+            x, y = bridge.receive(x, y, *_received(bridge, a, b, *around))
+        hidden = self.network.blend(x, y).hidden
         places = group.positions - group.low - near.start
         return hidden[torch.arange(len(places), device=places.device), places]
 
@@ -270,70 +305,30 @@ class _Stream(NamedTuple):
     """From here to `end`, which may lie outside the block, all copies are the same."""
     end: int
 
-    def around(self, context: nn.Module, local: nn.Module) -> Tensor:
-        """What the bridge sends from here, (edits, block, d_model).
-
-        Where the copies are the same around a base, it is computed once for all.
-        """
-        edits, length, _ = self.outputs.shape
+    def same_around(self) -> tuple[int, int]:
+        """From where to where all copies are the same as far as the bridge reaches."""
+        length = self.outputs.shape[1]
         start = 0 if self.start <= 0 else min(self.start + _BRIDGE_REACH, length)
         end = length if self.end >= length else max(self.end - _BRIDGE_REACH, 0)
-
-        def part(rows: int, low: int, high: int) -> Tensor:
-            first = max(0, low - _BRIDGE_REACH)
-            x = self.outputs[:rows, first : high + _BRIDGE_REACH]
-            sent: Tensor = local((x + context(x))[:, low - first : high - first])
-            return sent.expand(edits, -1, -1)
-
-        if end <= start:
-            return part(edits, 0, length)
-        parts = [part(1, start, end)]
-        if start:
-            parts.insert(0, part(edits, 0, start))
-        if end < length:
-            parts.append(part(edits, end, length))
-        return torch.cat(parts, dim=1)
+        return start, end
 
 
-def _fuse_copies(network: CrossDNAModel, a: _Stream, b: _Stream) -> Tensor:
-    """Fuse a block of all copies as `CrossDNAModel.fuse` does."""
-    bridge = network.bridge
-    x, y = a.outputs, b.outputs
-    if bridge is not None:
-        from_a = a.around(bridge.context_a, bridge.local_b)
-        from_b = b.around(bridge.context_b, bridge.local_a)
-        x, y = _exchange(bridge, x, y, from_a, from_b, _means(x, y))
-    return _blend(network, x, y)
+class _Sent(NamedTuple):
+    """What the bridge sends from where all copies of a block are the same."""
+
+    place: tuple[int, int]
+    same: Tensor
+    """(1, end - start, d_model)"""
 
 
-def _means(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    return a.mean(1, keepdim=True), b.mean(1, keepdim=True)
-
-
-def _exchange(
-    bridge: TokenBridge,
-    a: Tensor,
-    b: Tensor,
-    from_a: Tensor,
-    from_b: Tensor,
-    means: tuple[Tensor, Tensor],
+def _received(
+    bridge: TokenBridge, a: Tensor, b: Tensor, around_a: Tensor, around_b: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The bridge for given messages (batch, part, d_model) and means of the block."""
-    to_a = from_b + bridge.global_a(means[1])
-    to_b = from_a + bridge.global_b(means[0])
-    gate = bridge.gate(torch.cat([a, b, a - b, a * b], dim=-1)).sigmoid()
-    gate_a, gate_b = gate.chunk(2, dim=-1)
-    return bridge.norm_a(a + gate_a * to_a), bridge.norm_b(b + gate_b * to_b)
-
-
-def _blend(network: CrossDNAModel, a: Tensor, b: Tensor) -> Tensor:
-    """What follows the bridge, (batch, part, d_model)."""
-    a, b = network.project_a(a), network.project_b(b)
-    logits = network.fusion_gate(torch.cat([a, b], dim=-1))
-    logits = logits / network.config.gate_temperature
-    weight = 0.5 if network.config.gate_frozen else logits.sigmoid()
-    blended = b + weight * (a - b)
-    return F.layer_norm(blended, (a.shape[-1],), eps=network.config.norm_eps)
+    """What both branches receive in (part of) a block with outputs `a` and `b`."""
+    return (
+        around_b + bridge.global_a(b.mean(1, keepdim=True)),
+        around_a + bridge.global_b(a.mean(1, keepdim=True)),
+    )
 
 
 def _expanded(state: BranchState | None, batch: int) -> BranchState | None:

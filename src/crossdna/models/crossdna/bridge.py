@@ -56,13 +56,25 @@ class TokenBridge(nn.Module):
     def forward(
         self, a: Tensor, b: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Exchange; `local_a` and `global_a` carry what A receives from B."""
-        to_a = self.local_a(self._around(b, self.context_b, mask)) + self.global_a(
-            _mean(b, mask)
-        )
-        to_b = self.local_b(self._around(a, self.context_a, mask)) + self.global_b(
-            _mean(a, mask)
-        )
+        """Exchange what each branch has around each base and in the whole block."""
+        to_a = self.around_b(b, mask) + self.global_a(_mean(b, mask))
+        to_b = self.around_a(a, mask) + self.global_b(_mean(a, mask))
+        return self.receive(a, b, to_a, to_b)
+
+    def around_a(self, a: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What B receives from the bases around each base of A."""
+        a = _present(a, mask)
+        return self.local_b(a + self.context_a(a))
+
+    def around_b(self, b: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What A receives from the bases around each base of B."""
+        b = _present(b, mask)
+        return self.local_a(b + self.context_b(b))
+
+    def receive(
+        self, a: Tensor, b: Tensor, to_a: Tensor, to_b: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add, through a gate, what was sent to each branch."""
         gate = self.gate(torch.cat([a, b, a - b, a * b], dim=-1)).sigmoid()
         gate_a, gate_b = gate.chunk(2, dim=-1)
         return (
@@ -70,11 +82,9 @@ class TokenBridge(nn.Module):
             self.norm_b(b + self.dropout(gate_b * to_b)),
         )
 
-    @staticmethod
-    def _around(x: Tensor, context: BridgeContext, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            x = x * mask.unsqueeze(-1)
-        return x + context(x)
+
+def _present(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask.unsqueeze(-1)
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -282,9 +282,13 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         return F.gelu(linear(around.flatten(2), weight.flatten(1), conv.bias))
 
     def fuse(self, a: Tensor, b: Tensor, mask: Tensor | None = None) -> FusedBlock:
-        """Bridge, project and blend both branches' outputs in one block."""
+        """Let both branches of one block meet in the bridge, and blend them."""
         if self.bridge is not None:
             a, b = self.bridge(a, b, mask)
+        return self.blend(a, b)
+
+    def blend(self, a: Tensor, b: Tensor) -> FusedBlock:
+        """Project and blend both branches, base by base."""
         a, b = self.project_a(a), self.project_b(b)
         gate_input = torch.cat([a, b], dim=-1)
         logits = self.fusion_gate(gate_input) / self.config.gate_temperature
