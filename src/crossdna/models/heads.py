@@ -273,15 +273,28 @@ class SequenceHead(nn.Module):
         bases : (batch, length) int64, or one-hot (batch, 4, length)
             What a head with motif detectors reads beside `hidden`.
         """
+        found = None if bases is None else self.read_bases(bases, attention_mask)
+        return self.answer(hidden, found, attention_mask)
+
+    def read_bases(self, bases: Tensor, mask: Tensor | None = None) -> Tensor | None:
+        """What the motif detectors find, if there are any.
+
+        (batch, length, width) with ``position``, else (batch, width).
+        """
+        detectors = self.base_motifs or self.strand_motifs
+        return None if detectors is None else detectors(bases, mask)
+
+    def answer(
+        self, hidden: Tensor, found: Tensor | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Logits (batch, num_labels) of `hidden` and what `read_bases` gave."""
         if self.base_motifs is not None:
-            assert bases is not None
-            found = self.base_motifs(bases, attention_mask).to(hidden.dtype)
-            hidden = torch.cat([hidden, found], dim=-1)
-        pooled = self.pooling(hidden, attention_mask)
+            assert found is not None
+            hidden = torch.cat([hidden, found.to(hidden.dtype)], dim=-1)
+        pooled = self.pooling(hidden, mask)
         if self.strand_motifs is not None:
-            assert bases is not None
-            found = self.strand_motifs(bases, attention_mask).to(pooled.dtype)
-            pooled = torch.cat([pooled, found], dim=-1)
+            assert found is not None
+            pooled = torch.cat([pooled, found.to(pooled.dtype)], dim=-1)
         pooled = self.dropout(pooled)
         if self.dense is not None:
             pooled = self.dropout(F.relu(self.dense(pooled)))

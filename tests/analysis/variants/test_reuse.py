@@ -11,11 +11,14 @@ from crossdna.analysis.variants.reuse import (
     edited_logits,
     masked_probabilities,
 )
+from crossdna.models.heads import POOLINGS
 
 BEHAVIOURS = {
     "one block": {"block_size": 200},
-    "no blocks": {"block_size": None, "use_bridge": False},
+    "no blocks": {"block_size": None},
+    "no bridge": {"block_size": None, "use_bridge": False},
     "several blocks": {"block_size": 24},
+    "swapping": {"block_size": 24, "swap_strands": True},
     "independent": {"block_size": 40, "block_context": "independent"},
     "published": {"strand_alignment": "sequence", "block_context": "independent"},
     "no mask channel": {"block_size": 64, "mask_channel": False},
@@ -49,13 +52,14 @@ def test_masked_probabilities(tiny_checkpoint, changes, ids):
 
 
 HEADS = {
-    "pooled": {},
-    "motifs": {"head_motifs": 4, "head_width": 8},
-    "motifs by position": {
-        "head_motifs": 4,
-        "head_pooling": "position",
+    f"{pooling}, {motifs} motifs": {
+        "head_pooling": pooling,
         "head_length": 97,
-    },
+        "head_motifs": motifs,
+        "head_width": 8 if motifs else 0,
+    }
+    for pooling in POOLINGS
+    for motifs in (0, 4)
 }
 
 
@@ -64,9 +68,9 @@ def test_edited_logits(tiny_checkpoint, changes, head, ids):
     kind = "CrossDNAForSequenceClassification"
     path = tiny_checkpoint(kind, num_labels=2, **head, **changes)
     model = load_model(path, "classification", "cpu")
-    positions = [0, 0, 5, 23, 24, 50, 96, 96]
-    bases = torch.tensor([1, 2, 3, 0, 1, 2, 3, 0])
-    found = edited_logits(model, ids, positions, bases, group=3)
+    positions = [0, 0, 5, 9, 23, 24, 50, 88, 96, 96]
+    bases = torch.tensor([1, 2, 3, 2, 0, 1, 2, 0, 3, 0])
+    found = edited_logits(model, ids, positions, bases)
     edited = ids.repeat(len(positions), 1)
     edited[range(len(positions)), positions] = bases
     with torch.inference_mode():

@@ -18,6 +18,7 @@ import torch
 
 from crossdna import alphabet
 from crossdna.analysis.inference import asking
+from crossdna.analysis.variants.edited_motifs import EditedMotifs
 from crossdna.analysis.variants.edits import EditedWindow
 from crossdna.models.crossdna import CrossDNAModel
 from crossdna.models.crossdna.layers import TILE
@@ -85,7 +86,7 @@ def masked_probabilities(
 
 
 def edited_logits(
-    model: Any, ids: Tensor, positions: Sequence[int], bases: Tensor, *, group: int = 16
+    model: Any, ids: Tensor, positions: Sequence[int], bases: Tensor, *, group: int = 8
 ) -> Tensor:
     """Output (edits, labels) of a sequence head for a window with one base changed.
 
@@ -98,13 +99,18 @@ def edited_logits(
         Ascending, 0-based; the same position may come several times.
     bases : (edits,) int64
         What is put there.
+    group
+        Neighbouring edits that are read in one batch: what becomes of all bases of so
+        many copies should stay in a CPU's cache.
     """
     with asking(model):
         window = EditedWindow(model.base_model, ids)
-        outputs = [
-            model.head(window.hidden_everywhere(part), bases=part.edited).float()
-            for part in window.read(positions, bases, group, whole=True)
-        ]
+        motifs = EditedMotifs(model.head, ids)
+        outputs = []
+        for part in window.read(positions, bases, group, whole=True):
+            found = motifs.read(part.edited, part.group.positions)
+            hidden = window.hidden_everywhere(part)
+            outputs.append(model.head.answer(hidden, found).float())
         return torch.cat(outputs)
 
 
