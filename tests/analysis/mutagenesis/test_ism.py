@@ -182,14 +182,30 @@ def test_one_hot_of_a_masked_model(tiny_checkpoint, rng):
         wrapped(x.transpose(1, 2))
 
 
-def test_tangermeme_takes_the_wrapper(tiny_checkpoint, rng):
+def test_tangermeme_takes_the_wrapper(tiny_checkpoint, genome):
     pytest.importorskip("tangermeme", reason="tangermeme is not installed")
     from tangermeme.predict import predict
     from tangermeme.saturation_mutagenesis import saturation_mutagenesis
+    from tangermeme.variant_effect import substitution_effect
 
-    model = load_model(tiny_checkpoint(HEAD, num_labels=1), "classification", "cpu")
+    path = tiny_checkpoint(HEAD, num_labels=1, head_motifs=4)
+    model = load_model(path, "classification", "cpu")
     wrapped = OneHotModel(model)
-    x = one_hot(torch.from_numpy(rng.integers(0, 4, (2, 60))))
+    # A contig that is shorter than a window is read whole, as tangermeme reads it.
+    region = Region("short", 0, 14)
+    ids = torch.from_numpy(genome.fetch("short", 0, 14)).long()
+    x = one_hot(ids[None])
     torch.testing.assert_close(predict(wrapped, x, device="cpu"), wrapped(x))
-    attributed = saturation_mutagenesis(wrapped, x, device="cpu")
-    assert attributed.shape == x.shape
+    other = (int(ids[7]) + 1) % 4
+    before, after = substitution_effect(
+        wrapped, x, torch.tensor([[0, 7, other]]), device="cpu"
+    )
+    raw = saturation_mutagenesis(wrapped, x, device="cpu", raw_outputs=True)
+    changes = (raw.y_hat - raw.y0[:, None, None])[0].transpose(0, 1)
+    settings = ScoreSettings(scores=("head",), window=64)
+    ours = mutagenesis(model, genome, region, settings).substitutions
+    np.testing.assert_allclose(changes.numpy(), ours, atol=1e-5)
+    assert float(after - before) == pytest.approx(ours[7, other, 0], abs=1e-5)
+    attributed = saturation_mutagenesis(wrapped, x, device="cpu", hypothetical=True)[0]
+    centred = ours[..., 0] - ours[..., 0].mean(1, keepdims=True)
+    np.testing.assert_allclose(attributed.T.numpy(), centred, atol=1e-5)
