@@ -1,5 +1,6 @@
 """Checkpoints of CrossDNA: ours, the published layout, and broken ones."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+from transformers.utils import logging
 
 from crossdna import CrossDNAForMaskedLM, CrossDNATokenizer
 from crossdna.analysis.inference import load_model
@@ -170,24 +172,68 @@ def test_an_undescribed_variant_is_refused(published):
         AutoModelForMaskedLM.from_pretrained(published)
 
 
-@pytest.mark.parametrize("fault", ["missing", "extra"])
-def test_our_layout_is_strict_too(tmp_path, fault):
-    model = tiny_model()
-    model.save_pretrained(tmp_path)
-    key = "model.branch_a.layers.0.mixer.A_log"
+A_LOG = "model.branch_a.layers.0.mixer.A_log"
 
-    def change(weights):
-        if fault == "missing":
-            del weights[key]
-        else:
-            weights["model.other"] = torch.zeros(1)
 
+@pytest.mark.parametrize("auto", [AutoModelForMaskedLM, AutoModel])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop(A_LOG), r"missing key '.*branch_a.layers.0.mixer.A_log'"),
+        (
+            lambda w: w.update({"model.other": torch.zeros(1)}),
+            "unknown key '.*other'",
+        ),
+        (
+            lambda w: w.update({A_LOG: w[A_LOG][:1].clone()}),
+            r"mixer.A_log' has shape \(1,\), the configuration asks for \(2,\)",
+        ),
+        (lambda w: w.update({A_LOG: w[A_LOG].long()}), "mixer.A_log' holds I64"),
+    ],
+)
+def test_our_layout_is_strict_too(tmp_path, auto, change, message):
+    tiny_model().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     change(weights)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    named = {"missing": f"missing key '{key}'", "extra": "unknown key 'model.other'"}
-    with pytest.raises(CrossDNAError, match=named[fault]):
+    with pytest.raises(CrossDNAError, match=message):
+        auto.from_pretrained(tmp_path)
+
+
+def test_our_layout_truncated(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CrossDNAError, match=r"model\.safetensors: cannot be read"):
         AutoModelForMaskedLM.from_pretrained(tmp_path)
+
+
+def test_a_new_head_is_told_and_nothing_else(tmp_path, caplog, capfd):
+    tiny_model().save_pretrained(tmp_path)
+    capfd.readouterr()
+    with heard():
+        AutoModel.from_pretrained(tmp_path)
+        assert not caplog.records
+        AutoModelForTokenClassification.from_pretrained(tmp_path)
+    # Every handler on the way up has it.
+    (told,) = {record.getMessage() for record in caplog.records}
+    assert "new and random, to be trained: head.linear.bias" in told
+    assert "LOAD REPORT" not in capfd.readouterr().err
+
+
+@contextlib.contextmanager
+def heard():
+    """transformers keeps its messages from the root logger, where they are caught."""
+    logging.enable_propagation()
+    yield
+    logging.disable_propagation()
+
+
+def test_numbers_that_are_no_weights_are_named(published):
+    key = "backbone.out_linear.weight"
+    change_weights(published, lambda weights: weights.update({key: weights[key].int()}))
+    with pytest.raises(CrossDNAError, match=key):
+        AutoModelForMaskedLM.from_pretrained(published)
 
 
 def test_a_lost_head_is_not_replaced_silently(tmp_path):

@@ -9,10 +9,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, logging
 from transformers.utils.hub import cached_file
 
 from crossdna.errors import CrossDNAError
+from crossdna.models.weight_files import check_numbers, quietly
+
+# As a part of transformers, whose own table of the same it stands for: what silences
+# transformers silences it.
+logger = logging.get_logger("transformers.crossdna")
 
 _HUB_OPTIONS = (
     "cache_dir force_download local_files_only token revision subfolder proxies"
@@ -45,17 +50,31 @@ class StrictLoadingMixin:
         hub = {key: kwargs[key] for key in _HUB_OPTIONS.split() if key in kwargs}
         raw, _ = cls.config_class.get_config_dict(name, **hub)  # type: ignore[attr-defined]
         _refuse_other_family(cls, raw, name)
-        if cls.is_published_layout(raw):
-            model, info = cls.load_published(name, hub, *args, **kwargs)
-        else:
-            try:
-                model, info = super().from_pretrained(  # type: ignore[misc]
-                    name, *args, output_loading_info=True, **kwargs
-                )
-            except (RuntimeError, SafetensorError) as error:
-                raise CrossDNAError(f"{name}: {error}") from error
+        with quietly():
+            if cls.is_published_layout(raw):
+                model, info = cls.load_published(name, hub, *args, **kwargs)
+            else:
+                model, info = cls._load_own(name, hub, *args, **kwargs)
         _refuse_incomplete(cls, raw, info, name)
+        if info.get("missing_keys"):
+            new = ", ".join(sorted(map(str, info["missing_keys"])))
+            logger.warning(f"{name}: new and random, to be trained: {new}")
         return (model, info) if want_info else model
+
+    @classmethod
+    def _load_own(
+        cls, name: str | Path, hub: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Load what `save_pretrained` wrote; what does not fit is told in the info."""
+        check_numbers(name, **hub)
+        # Refused by name, with both shapes, by the caller.
+        kwargs.setdefault("ignore_mismatched_sizes", True)
+        try:
+            return super().from_pretrained(  # type: ignore[misc]
+                name, *args, output_loading_info=True, **kwargs
+            )
+        except (RuntimeError, SafetensorError) as error:
+            raise CrossDNAError(f"{name}: {error}") from error
 
     @classmethod
     def is_published_layout(cls, config: dict[str, Any]) -> bool:
@@ -132,5 +151,8 @@ def _refuse_incomplete(
     if unknown:
         raise CrossDNAError(f"{name}: unknown key {unknown[0]!r} (of {len(unknown)})")
     if info.get("mismatched_keys"):
-        key = sorted(map(str, info["mismatched_keys"]))[0]
-        raise CrossDNAError(f"{name}: {key} has another shape than the configuration")
+        key, found, expected = sorted(info["mismatched_keys"])[0]
+        raise CrossDNAError(
+            f"{name}: {key!r} has shape {tuple(found)}, the configuration asks for "
+            f"{tuple(expected)}"
+        )

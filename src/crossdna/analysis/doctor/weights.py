@@ -21,7 +21,7 @@ from scipy.stats import ks_2samp
 from crossdna.analysis.doctor.check import Check
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import published
-from crossdna.models.tokenized.checkpoints import weight_files
+from crossdna.models.weight_files import weight_files
 
 if TYPE_CHECKING:
     from pathlib import Path

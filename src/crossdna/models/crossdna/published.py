@@ -187,6 +187,8 @@ def _build(rule: Rule, rest: dict[str, Tensor], where: str) -> Tensor:
         if piece.key not in rest:
             raise CrossDNAError(f"{where}: missing key {PREFIX + piece.key!r}")
         tensor = rest.pop(piece.key)
+        if not tensor.is_floating_point():
+            raise CrossDNAError(f"{where}: {PREFIX + piece.key!r} holds {tensor.dtype}")
         if piece.rows is not None and tensor.shape[0] != piece.rows:
             raise CrossDNAError(
                 f"{where}: {PREFIX + piece.key!r} has shape {tuple(tensor.shape)}, "
