@@ -3,12 +3,13 @@
     python benchmarks/plant_motifs.py promoters.csv.gz jaspar.meme.gz
     python benchmarks/plant_motifs.py promoters.csv.gz jaspar.meme.gz --ism ISM-OUTPUT
 
-A position weight matrix gives a sequence the score of its best site on either strand. A
-motif is worth something where that score tells promoters (label 1) from other sequences
-(label 0), and better than the same matrix with its columns in another order, which has
-the same composition: AT-rich promoters need no motif to be told from genes. With --ism
-(the output of `crossdna ism` on promoters), the mean importance of the bases in the
-best sites of the best motifs is set against that of all bases.
+A position weight matrix gives a sequence the score of its best site on either strand (0
+where no stretch fits with p < 0.001, memelite). A motif is worth something where that
+score tells promoters (label 1) from other sequences (label 0), and better than the same
+matrix with its columns in another order, which has the same composition: AT-rich
+promoters need no motif to be told from genes. With --ism (the output of `crossdna ism`
+on promoters), the mean importance of the bases in the best sites of the best motifs is
+set against that of all bases.
 """
 
 from __future__ import annotations
@@ -20,76 +21,21 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from machine import save_results
-from torch.nn import functional as F
 
 from crossdna import alphabet
+from crossdna.analysis.classical.motifs import Motifs, best_sites
 from crossdna.analysis.probe.linear import area_under_roc
 
-PSEUDOCOUNT = 1.0
 BEST = 8
 
 
-def read_motifs(path):
-    """Names and log2 odds (width, 4) against equal bases of a MEME file."""
-    motifs, name, sites, left, rows = {}, None, 1.0, 0, []
-    with gzip.open(path, "rt") as handle:
-        for line in handle:
-            words = line.split()
-            if line.startswith("MOTIF"):
-                name = " ".join(words[1:])
-            elif line.startswith("letter-probability"):
-                left = int(words[words.index("w=") + 1])
-                sites, rows = float(words[words.index("nsites=") + 1]), []
-            elif left and words:
-                rows.append([float(word) for word in words])
-                left -= 1
-                if not left:
-                    counts = np.array(rows) * sites + PSEUDOCOUNT / 4
-                    shares = counts / counts.sum(1, keepdims=True)
-                    motifs[name] = np.log2(4 * shares)
-    return motifs
-
-
-def shuffled(motif, rng):
-    """The same columns in another order."""
-    return motif[rng.permutation(len(motif))]
-
-
-def best_sites(motifs, ids):
-    """Best score of each motif in each sequence, and where it lies.
-
-    Parameters
-    ----------
-    motifs : list of (width, 4)
-    ids : (sequences, length)
-
-    Returns
-    -------
-    scores : (sequences, motifs)
-    starts : (sequences, motifs)
-        0-based, forward strand.
-    """
-    width = max(map(len, motifs))
-    kernel = np.zeros((2, len(motifs), 4, width), np.float32)
-    for number, motif in enumerate(motifs):
-        kernel[0, number, :, : len(motif)] = motif.T
-        kernel[1, number, :, : len(motif)] = motif[::-1, ::-1].T
-    onehot = F.one_hot(torch.from_numpy(ids).long(), 5)[..., :4].float()
-    onehot = F.pad(onehot.transpose(1, 2), (0, width))
-    weights = torch.from_numpy(kernel.reshape(-1, 4, width))
-    lengths = torch.tensor([len(motif) for motif in motifs])
-    scores, starts = [], []
-    for part in onehot.split(64):
-        found = F.conv1d(part, weights)
-        found = found.view(len(part), 2, len(motifs), -1).amax(1)
-        places = torch.arange(found.shape[-1])
-        inside = places <= (ids.shape[1] - lengths)[:, None]
-        best = found.masked_fill(~inside, -torch.inf).max(-1)
-        scores.append(best.values)
-        starts.append(best.indices)
-    return torch.cat(scores).numpy(), torch.cat(starts).numpy()
+def with_controls(motifs, rng):
+    """The motifs, and each with the same columns in another order."""
+    matrices = dict(motifs.matrices)
+    for name, matrix in motifs.matrices.items():
+        matrices[f"{name}, shuffled"] = matrix[:, rng.permutation(matrix.shape[1])]
+    return motifs._replace(matrices=matrices)
 
 
 def read_sequences(path, most):
@@ -113,19 +59,24 @@ def attribution(folder, motifs, names):
     each = table.group_by("chrom", "pos", "ref", maintain_order=True).agg(
         (-pl.col(score).mean()).alias("importance")
     )
+    chosen = motifs._replace(matrices={name: motifs.matrices[name] for name in names})
     inside, everywhere = {name: [] for name in names}, []
     for _, record in each.group_by("chrom", maintain_order=True):
         worth = record["importance"].to_numpy()
-        ids = alphabet.encode("".join(record["ref"]))[None]
         everywhere.append(worth)
-        _, starts = best_sites([motifs[name] for name in names], ids)
-        for name, start in zip(names, starts[0], strict=True):
-            inside[name].append(worth[start : start + len(motifs[name])].mean())
+        sites = best_sites(chosen, [alphabet.encode("".join(record["ref"]))])
+        for name, start in zip(names, sites.starts[0], strict=True):
+            if start >= 0:
+                width = motifs.matrices[name].shape[1]
+                inside[name].append(worth[start : start + width].mean())
     return {
         "records": len(everywhere),
         "score": score,
         "all_bases": float(np.concatenate(everywhere).mean()),
-        "in_best_site": {name: float(np.mean(v)) for name, v in inside.items()},
+        "in_best_site": {
+            name: {"records": len(v), "importance": float(np.mean(v)) if v else None}
+            for name, v in inside.items()
+        },
     }
 
 
@@ -136,17 +87,15 @@ def main():
     parser.add_argument("--most", type=int, default=500, help="sequences of a label")
     parser.add_argument("--ism", type=Path, help="output of crossdna ism on promoters")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    motifs = read_motifs(arguments.motifs)
+    motifs = Motifs.read(arguments.motifs)
+    names = list(motifs.matrices)
     ids, labels = read_sequences(arguments.sequences, arguments.most)
-    rng = np.random.default_rng(0)
-    controls = [shuffled(motif, rng) for motif in motifs.values()]
-    scores, _ = best_sites([*motifs.values(), *controls], ids)
-    aurocs = [area_under_roc(labels, column) for column in scores.T]
+    both = with_controls(motifs, np.random.default_rng(0))
+    aurocs = [area_under_roc(labels, c) for c in best_sites(both, list(ids)).scores.T]
     rows = [
         {"motif": name, "auroc": own, "shuffled_columns": other}
         for name, own, other in zip(
-            motifs, aurocs[: len(motifs)], aurocs[len(motifs) :], strict=True
+            names, aurocs[: len(names)], aurocs[len(names) :], strict=True
         )
     ]
     # Better than chance, and than its own composition.
@@ -158,8 +107,8 @@ def main():
         )
     found = {}
     if arguments.ism:
-        names = [row["motif"] for row in rows[:BEST]]
-        found = attribution(arguments.ism, motifs, names)
+        best = [row["motif"] for row in rows[:BEST]]
+        found = attribution(arguments.ism, motifs, best)
         print(json.dumps(found, indent=1))
     save_results(
         "plant-motifs", rows[:20], sequences=len(labels), motifs=len(rows), ism=found

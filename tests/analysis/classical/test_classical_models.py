@@ -9,7 +9,7 @@ import pytest
 
 from crossdna import alphabet
 from crossdna.analysis.classical.chains import HiddenChain, VisibleChain
-from crossdna.analysis.classical.motifs import Motifs, best_scores
+from crossdna.analysis.classical.motifs import Motifs, best_sites
 from crossdna.cli import main
 
 MEME = """MEME version 4
@@ -79,7 +79,7 @@ def scored(genome, model, variants, folder, *more):
 def test_best_sites_are_those_found_by_hand(meme):
     motifs = Motifs.read(meme)
     texts = ["TTACGTAATTGGTTGTGGCC", "TTTTTTACGTAA", "CCACAACCNNNNTTACGT"]
-    found = best_scores(motifs, [alphabet.encode(text) for text in texts])
+    found, starts = best_sites(motifs, [alphabet.encode(text) for text in texts])
     for number, matrix in enumerate(motifs.matrices.values()):
         for row, text in enumerate(texts[:2]):
             best = by_hand(matrix, text)
@@ -90,6 +90,10 @@ def test_best_sites_are_those_found_by_hand(meme):
     assert found[2, 1] == pytest.approx(
         by_hand(motifs.matrices["M2 second"], "CCACAACC")
     )
+    # TTACGT is ACGTAA on the other strand and comes first; GGTTGTGG on either.
+    assert starts[:, 0].tolist() == [0, 4, 12]
+    assert starts[[0, 2], 1].tolist() == [10, 0]
+    assert ((starts == -1) == (found == 0)).all()
 
 
 def test_motifs_in_score(meme, genome, tmp_path):

@@ -89,14 +89,29 @@ class Motifs(NamedTuple):
         return max(matrix.shape[1] for matrix in self.matrices.values())
 
 
-def best_scores(
+class Sites(NamedTuple):
+    """The best site of each motif in each sequence, on either strand.
+
+    Attributes
+    ----------
+    scores : (sequences, motifs)
+        Log-odds in bits; 0 where there is no site.
+    starts : (sequences, motifs) int64
+        0-based, forward strand; -1 where there is no site.
+    """
+
+    scores: NDArray[np.float64]
+    starts: NDArray[np.int64]
+
+
+def best_sites(
     motifs: Motifs,
     sequences: Sequence[NDArray[np.uint8]],
     *,
     threshold: float = _FEATURE_THRESHOLD,
     spans: Sequence[tuple[int, int]] | None = None,
-) -> NDArray[np.float64]:
-    """Log-odds in bits of each motif's best site in each sequence, on either strand.
+) -> Sites:
+    """Find the best site of each motif in each sequence.
 
     Parameters
     ----------
@@ -104,15 +119,11 @@ def best_scores(
         Stretches that fit as well with a higher probability by chance are no sites.
     spans
         Only sites that overlap these 0-based half-open intervals, or span an empty one.
-
-    Returns
-    -------
-    (sequences, motifs)
-        0 where there is no site.
     """
     from memelite import fimo
 
-    best = np.zeros((len(sequences), len(motifs.matrices)))
+    shape = len(sequences), len(motifs.matrices)
+    best = Sites(np.zeros(shape), np.full(shape, -1))
     longest = max(max(map(len, sequences)), motifs.widest)
     step = max(1, _BASES_AT_ONCE // longest)
     for first in range(0, len(sequences), step):
@@ -126,12 +137,16 @@ def best_scores(
             rows = table["sequence_name"].to_numpy().astype(np.int64) + first
             starts, ends = table["start"].to_numpy(), table["end"].to_numpy()
             scores = table["score"].to_numpy().astype(np.float64)
+            kept = scores > 0
             if spans is not None:
                 low, high = np.array(spans).reshape(-1, 2)[rows].T
                 empty = low == high
-                inside = (starts < np.where(empty, low, high)) & (ends > low)
-                rows, scores = rows[inside], scores[inside]
-            np.maximum.at(best, (rows, number), scores)
+                kept &= (starts < np.where(empty, low, high)) & (ends > low)
+            # The last of several hits in a row stays: the best, of equals the first.
+            order = np.lexsort((-starts, scores))
+            order = order[kept[order]]
+            best.scores[rows[order], number] = scores[order]
+            best.starts[rows[order], number] = starts[order]
     return best
 
 
@@ -188,7 +203,7 @@ class MotifScorer:
             start = max(0, at - reach)
             pieces.append(window.ids[start : at + size + reach])
             spans.append((at - start, at - start + size))
-        return best_scores(self.motifs, pieces, threshold=_THRESHOLD, spans=spans)
+        return best_sites(self.motifs, pieces, threshold=_THRESHOLD, spans=spans).scores
 
 
 def _read_meme(path: Path) -> dict[str, Any]:

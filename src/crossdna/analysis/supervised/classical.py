@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from crossdna import alphabet
 from crossdna.analysis.classical.chains import HiddenChain
-from crossdna.analysis.classical.motifs import best_scores
+from crossdna.analysis.classical.motifs import best_sites
 from crossdna.data import metrics
 from crossdna.data.labelled import IGNORED
 
@@ -297,7 +297,7 @@ class MotifModel:
         return self.linear.scores(self._sites(sequences))
 
     def _sites(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        return best_scores(self.motifs, sequences)
+        return best_sites(self.motifs, sequences).scores
 
 
 def _rows(data: LabelledSet) -> list[tuple[NDArray[np.uint8], int]]:
