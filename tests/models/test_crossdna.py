@@ -200,8 +200,12 @@ def test_reverse_stream_reads_the_same_locus(rng):
 
 
 @pytest.mark.parametrize("piece", [16, 32, 48])
-def test_pieces_with_carried_state_equal_the_whole(piece, rng):
-    model = tiny_model(CrossDNAModel)
+@pytest.mark.parametrize(
+    "changes",
+    [{"swap_strands": False}, {"swap_strands": True}, {"block_context": "independent"}],
+)
+def test_pieces_with_carried_state_equal_the_whole(piece, changes, rng):
+    model = tiny_model(CrossDNAModel, **changes)
     ids = random_ids(rng, 2, 90)
     with torch.no_grad():
         whole = model(ids).last_hidden_state
@@ -225,6 +229,23 @@ def test_pieces_with_carried_state_equal_the_whole(piece, rng):
             output = read(start, StrandContext(forward, reverse[start]))
             forward = output.context.forward
             parts.append(output.last_hidden_state)
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_one_block_is_not_read_in_pieces_unless_nothing_spans_it(rng):
+    ids = random_ids(rng, 1, 40)
+    with pytest.raises(CrossDNAError, match="block_size"):
+        tiny_model(CrossDNAModel, block_size=None)(ids, context=StrandContext())
+    model = tiny_model(CrossDNAModel, block_size=None, use_bridge=False)
+    with torch.no_grad():
+        whole = model(ids).last_hidden_state
+        right = StrandContext(left=ids[:, 13:17])
+        reverse = model(ids[:, 17:], context=right).context.reverse
+        left = StrandContext(reverse=reverse, right=ids[:, 17:21])
+        ahead = model(ids[:, :17], context=left)
+        right = right._replace(forward=ahead.context.forward)
+        behind = model(ids[:, 17:], context=right)
+    parts = [ahead.last_hidden_state, behind.last_hidden_state]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-4, rtol=1e-4)
 
 

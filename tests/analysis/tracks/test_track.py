@@ -69,6 +69,7 @@ def whole(model, ids, spacing, average):
     ("changes", "spacing", "average"),
     [
         ({"block_size": 32}, 3, True),
+        ({"block_size": 32, "swap_strands": True}, 2, False),
         ({"block_size": 40, "block_context": "independent"}, 2, False),
         ({"block_size": 32, "use_bridge": False}, 0, False),
     ],
@@ -99,10 +100,11 @@ def test_pieces_of_any_size(
         assert not list((tmp_path / str(piece)).glob("*reverse*"))
 
 
-@pytest.mark.parametrize("size", [0, 50])
-def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path, size):
+@pytest.mark.parametrize(("size", "swap"), [(0, False), (0, True), (50, False)])
+def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path, size, swap):
     """Interrupt after every few files that are written, then go on: same bytes."""
-    model = load_model(tiny_checkpoint(block_size=32), "masked-lm", "cpu")
+    path = tiny_checkpoint(block_size=32, swap_strands=swap)
+    model = load_model(path, "masked-lm", "cpu")
     settings = TrackSettings(piece=64, mask_spacing=2, bin=size, strand_average=True)
     region = Region("c", 0, 300)
     compute(model, genome, region, settings, tmp_path / "whole")

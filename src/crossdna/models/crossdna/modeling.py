@@ -320,6 +320,11 @@ def _check_inputs(
             "a piece of a longer sequence is read without padding, by a model with "
             'strand_alignment "locus"'
         )
+    if config.block_size is None and config.use_bridge:
+        raise CrossDNAError(
+            "the bridge of a model of one block sees all of a sequence at once: pieces "
+            "of one cannot be read without a block_size"
+        )
 
 
 class CrossDNAForMaskedLM(CrossDNAPreTrainedModel):
