@@ -34,6 +34,7 @@ from crossdna.models.tokenized import (
 )
 from crossdna.models.tokenized.checkpoints import load_network
 from crossdna.models.vocabulary import speak_alphabet
+from crossdna.models.weight_files import quietly
 from crossdna.tokenizers.loading import load_tokenizer
 
 Task = Literal["masked-lm", "causal-lm", "classification", "per-base", "embedding"]
@@ -211,7 +212,9 @@ class Opened:
 
     def _own(self, task: Task, *, random: bool) -> Any:
         if not random:
-            return _CLASSES[task].from_pretrained(self.name, config=self.config)
+            # Who asks for a head that the checkpoint has not is going to train it.
+            with quietly():
+                return _CLASSES[task].from_pretrained(self.name, config=self.config)
         model = _CLASSES[task].from_config(self.config)
         if isinstance(self.config, TokenizedConfig):
             model.read_with(load_tokenizer(self.name))
