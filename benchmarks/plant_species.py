@@ -30,7 +30,7 @@ from crossdna.analysis.supervised.finetuned import FinetunedModel
 from crossdna.data.labelled import label
 from crossdna.data.labelled_inputs import InputOptions, read_inputs, read_sets
 
-FITTED = ("kmer", "cnn-position")
+FITTED = ("kmer", "cnn-symmetric")
 METRICS = ("pearson", "spearman")
 
 
