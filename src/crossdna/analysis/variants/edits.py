@@ -186,7 +186,8 @@ class EditedWindow:
         start = 0
         while start < len(positions):
             low, high = next(b for b in self.bounds if b[0] <= positions[start] < b[1])
-            cell = positions[start] // _CELL * _CELL
+            # A cell begins where its first feature that an edit changes is a cut.
+            cell = (positions[start] - STEM_REACH) // _CELL * _CELL + STEM_REACH
             beyond = min(high, cell + _CELL)
             end = start + 1
             while end < min(start + size, len(positions)) and positions[end] < beyond:
