@@ -10,8 +10,9 @@ per base too:
 ``TokenizedForMaskedLM``, ``TokenizedForCausalLM``
     Logits (batch, length, 5), of which the first four are log-probabilities of A C G T
     at each base, for tokenizers of k-mers and characters; see `letters`. With byte
-    pairs ``gives_base_probabilities`` is False and asking is an error. Whole windows
-    have ``pseudo_log_likelihoods`` (masked) or ``log_likelihoods`` (causal) always.
+    pairs ``gives_base_probabilities`` is False and asking is an error;
+    ``token_answers`` predicts their tokens whole. Whole windows have
+    ``pseudo_log_likelihoods`` (masked) or ``log_likelihoods`` (causal) always.
 ``TokenizedForSequenceClassification``, ``TokenizedForTokenClassification``
     A bare network under our heads; saved with the tokenizer, and loaded again by the
     Auto classes and `crossdna.models.opening`.
