@@ -46,7 +46,8 @@ def fewest_edits(model: Any, length: int) -> int:
 
     Where both ways round alike, the faster one is taken. Where they do not, a CPU takes
     the same way for a single edit, which costs little more (in windows of thousands of
-    bases less), so that a score does not depend on how many others there are. Batches of a GPU are too good to be left for that.
+    bases less), so that a score does not depend on how many others there are. Batches
+    of a GPU are too good to be left for that.
     """
     exact = length <= min(TILE, model.base_model.config.window_size)
     return 1 if model.device.type == "cpu" and not exact else _WORTH_SHARING
