@@ -1,4 +1,4 @@
-"""Small CrossDNA networks in all four behaviours."""
+"""Small CrossDNA networks in all behaviours."""
 
 from pathlib import Path
 
@@ -10,10 +10,11 @@ from crossdna import CrossDNAConfig, CrossDNAForMaskedLM
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 BEHAVIOURS = [
-    ("locus", "recurrent"),
-    ("locus", "independent"),
-    ("sequence", "recurrent"),
-    ("sequence", "independent"),
+    ("locus", "recurrent", False),
+    ("locus", "recurrent", True),
+    ("locus", "independent", False),
+    ("sequence", "recurrent", True),
+    ("sequence", "independent", True),
 ]
 
 
@@ -43,7 +44,8 @@ def tiny_model(kind=CrossDNAForMaskedLM, **changes):
     return model
 
 
-@pytest.fixture(params=BEHAVIOURS, ids=["-".join(b) for b in BEHAVIOURS])
+@pytest.fixture(params=BEHAVIOURS, ids=lambda b: "-".join(map(str, b)))
 def behaviour(request):
-    """Strand alignment and block context."""
-    return dict(zip(("strand_alignment", "block_context"), request.param, strict=True))
+    """Strand alignment, block context and whether the branches swap strands."""
+    names = ("strand_alignment", "block_context", "swap_strands")
+    return dict(zip(names, request.param, strict=True))

@@ -141,6 +141,19 @@ def test_what_stands_in_padding_is_not_read(behaviour, rng):
     torch.testing.assert_close(first[mask == 1], second[mask == 1], atol=1e-6, rtol=0)
 
 
+def test_branches_that_keep_their_strand_read_blocks_as_one(rng):
+    """Without the bridge, which works block by block, blocks are then no difference."""
+    ids = random_ids(rng, 2, 70)
+    networks = [
+        tiny_model(block_size=size, swap_strands=swap, use_bridge=False)
+        for size, swap in ((16, False), (None, False), (16, True))
+    ]
+    with torch.no_grad():
+        kept, whole, swapped = (model(ids).logits for model in networks)
+    torch.testing.assert_close(kept, whole, atol=1e-5, rtol=1e-5)
+    assert (swapped - whole)[:, 16:].abs().max() > 1e-3
+
+
 def test_batch_size_changes_nothing(behaviour, rng):
     model = tiny_model(**behaviour)
     ids = random_ids(rng, 5, 37)

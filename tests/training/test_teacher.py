@@ -145,12 +145,16 @@ def test_targets_see_what_lies_before_a_block_in_a_recurrent_model():
 
 
 @pytest.mark.parametrize("context", ["recurrent", "independent"])
+@pytest.mark.parametrize("swap", [True, False])
 @pytest.mark.parametrize("block_size", [16, None])
 def test_a_branch_at_its_teacher_has_no_semantic_loss_but_for_the_bridge(
-    context, block_size
+    context, block_size, swap
 ):
     model = small_model(
-        use_bridge=False, block_context=context, block_size=block_size
+        use_bridge=False,
+        block_context=context,
+        block_size=block_size,
+        swap_strands=swap,
     ).eval()
     objective = CrossDNAObjective(
         ObjectiveSettings(semantic_warmup_steps=0, gate_freeze_steps=0), model
@@ -158,7 +162,8 @@ def test_a_branch_at_its_teacher_has_no_semantic_loss_but_for_the_bridge(
     for projection in (model.model.project_a, model.model.project_b):
         torch.nn.init.zeros_(projection.down.weight)
         torch.nn.init.zeros_(projection.down.bias)
-    ids = bases(2, 16)
+    # Beyond a block, only a branch that reads a whole strand sees what its teacher does.
+    ids = bases(2, 16 if swap or context == "independent" else 48)
     output = model(ids, output_branches=True)
     terms = {t.name: t for t in objective.auxiliary_terms(model, output, ids, 5)}
     assert terms["semantic"].value.item() == pytest.approx(0, abs=1e-8)
