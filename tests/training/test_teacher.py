@@ -162,7 +162,7 @@ def test_a_branch_at_its_teacher_has_no_semantic_loss_but_for_the_bridge(
     for projection in (model.model.project_a, model.model.project_b):
         torch.nn.init.zeros_(projection.down.weight)
         torch.nn.init.zeros_(projection.down.bias)
-    # Beyond a block, only a branch that reads a whole strand sees what its teacher does.
+    # Beyond a block, only a branch that keeps its strand sees what its teacher does.
     ids = bases(2, 16 if swap or context == "independent" else 48)
     output = model(ids, output_branches=True)
     terms = {t.name: t for t in objective.auxiliary_terms(model, output, ids, 5)}
