@@ -48,23 +48,26 @@ VARIANTS = {
         "objective.semantic_weight=0.03",
         "objective.semantic_warmup_steps=100",
     ],
-    "no-alternation": [],
+    "swapping": ["model.swap_strands=true"],
+    "adamw": ['train.optimizer="adamw"'],
     "published-alignment": [
         'model.strand_alignment="sequence"',
         'model.block_context="independent"',
+        "model.swap_strands=true",
     ],
     "independent-blocks": ['model.block_context="independent"'],
     "one-strand": ["windows.reverse_complement=true"],
     "no-augmentation": ["windows.reverse_complement=false"],
 }
 MEANING = {
-    FULL: "two strands, residual, bridge, alternation, context across blocks",
+    FULL: "two strands, residual, bridge, context across blocks, Muon",
     "no-bridge": "the strands meet in the fusion gate only",
     "no-residual": "as published: a layer hands on only what it made",
     "teachers": "with semantic preservation, for half as much time again",
-    "no-alternation": "each branch keeps its strand (one block per window)",
+    "swapping": "as published: the branches swap strands from block to block",
+    "adamw": "AdamW at the same learning rate, instead of Muon",
     "published-alignment": "as published: blocks of the whole reverse complement, "
-    "each read alone",
+    "each read alone, by swapping branches",
     "independent-blocks": "each block read alone",
     "one-strand": "both branches read the forward strand; windows of either strand",
     "no-augmentation": "two strands, windows of the forward strand only",
@@ -115,9 +118,6 @@ def run_cell(variant, seed, options):
     changes = [*options.set, *VARIANTS[variant], f"train.seed={seed}"]
     changes += [f"train.steps={options.steps}", 'train.keep="last"']
     recipe = read_recipe(options.recipe, PretrainRecipe, changes)
-    if variant == "no-alternation":
-        # TOML has no null.
-        recipe.model["block_size"] = recipe.windows.length
     with reading(variant):
         pretrain(recipe, folder, resume=True)
         model = CrossDNAForMaskedLM.from_pretrained(folder).eval()
