@@ -63,13 +63,19 @@ class Watched(TrainerCallback):
         self.waits.active = state.global_step < state.max_steps - 1
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_no_step_waits_for_the_device(make_recipe, tmp_path, monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [("float32", "adamw"), ("bf16", "adamw"), ("bf16", "muon")],
+)
+def test_no_step_waits_for_the_device(
+    make_recipe, tmp_path, monkeypatch, precision, optimizer
+):
     """Loading, loss with teachers, clipping, update, schedule, moving averages."""
     recipe = make_recipe(
         objective={"strand_kl_weight": 0.1, "decorrelation_weight": 0.1},
         train={
             "precision": precision,
+            "optimizer": optimizer,
             "micro_batch": 2,
             "steps": 8,
             "log_every": 100,
