@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -162,6 +163,21 @@ def _cut(ids: NDArray[np.uint8], k: int) -> tuple[NDArray[np.int64], NDArray[np.
     return starts, np.where(whole[starts], k, 1)
 
 
+class Words(NamedTuple):
+    """Tokens that stand for bases.
+
+    Attributes
+    ----------
+    ids : (words,)
+        Of the tokens, ascending.
+    bases : (words, longest)
+        Base ids; N behind a word's last base.
+    """
+
+    ids: NDArray[np.int64]
+    bases: NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class TextReader:
     """Byte pairs and whatever else only its tokenizer can cut.
@@ -189,15 +205,20 @@ class TextReader:
         """How many bases share their tokens; not fixed."""
         return 1
 
-    def words(self) -> dict[int, NDArray[np.uint8]]:
-        """Base ids of each token of A C G T, by its id, ascending."""
-        vocabulary = self.tokenizer.get_vocab()
-        found = {
-            number: alphabet.encode(word)
-            for word, number in vocabulary.items()
+    @cached_property
+    def words(self) -> Words:
+        """The tokens of A C G T."""
+        found = sorted(
+            (number, word)
+            for word, number in self.tokenizer.get_vocab().items()
             if word and set(word) <= set(alphabet.BASES)
-        }
-        return dict(sorted(found.items()))
+        )
+        longest = max((len(word) for _, word in found), default=0)
+        padded = "".join(word.ljust(longest, "N") for _, word in found)
+        return Words(
+            np.array([number for number, _ in found], np.int64),
+            alphabet.encode(padded).reshape(len(found), longest),
+        )
 
     def read(self, sequences: Sequence[NDArray[np.uint8]]) -> list[TokenSpans]:
         """Tokens of sequences of base ids, special tokens included.

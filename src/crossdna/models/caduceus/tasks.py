@@ -12,7 +12,7 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus.configuration import CaduceusConfig
 from crossdna.models.caduceus.modeling import CaduceusModel, CaduceusPreTrainedModel
-from crossdna.models.headed import BasePrediction
+from crossdna.models.headed import BasePrediction, Headed
 from crossdna.models.heads import TokenHead, pool_mean, sequence_loss, token_loss
 
 
@@ -32,8 +32,13 @@ class StrandHead(nn.Module):
         return F.linear(first, embedding) + F.linear(second.flip(-1), complement)
 
 
-class CaduceusForMaskedLM(CaduceusPreTrainedModel):
-    """Caduceus with the logits of each token, against its own embedding."""
+class CaduceusForMaskedLM(Headed, CaduceusPreTrainedModel):  # type: ignore[misc]
+    """Caduceus with the logits of each token, against its own embedding.
+
+    `labels` are (batch, length) int64, -100 where no loss is wanted.
+    """
+
+    output_class = MaskedLMOutput
 
     head_prefixes = ("lm_head.",)
 
@@ -43,39 +48,18 @@ class CaduceusForMaskedLM(CaduceusPreTrainedModel):
         self.lm_head = StrandHead(config) if config.rcps else None
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **_unused: Any,
-    ) -> MaskedLMOutput | tuple[Any, ...]:
-        """Predict each token.
-
-        Parameters
-        ----------
-        input_ids, attention_mask, output_hidden_states
-            As for `CaduceusModel.forward`.
-        labels : (batch, length) int64, optional
-            -100 where no loss is wanted.
-        """
-        output = self.caduceus(
-            input_ids, attention_mask, output_hidden_states=output_hidden_states
-        )
+    def answer(
+        self, hidden: Tensor, attention_mask: Tensor | None, input_ids: Tensor
+    ) -> Tensor:
+        """Logits (batch, length, vocabulary)."""
         embedding = self.caduceus.backbone.embedding.weight
-        hidden = output.last_hidden_state
         if self.lm_head is None:
-            logits = F.linear(hidden, embedding)
-        else:
-            logits = self.lm_head(hidden, embedding)
-        prediction = MaskedLMOutput(
-            loss=None if labels is None else token_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-        )
-        return prediction if return_dict in (None, True) else prediction.to_tuple()
+            return F.linear(hidden, embedding)
+        return self.lm_head(hidden, embedding)
+
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """Cross-entropy of the labelled tokens."""
+        return token_loss(logits, labels)
 
 
 class CaduceusForSequenceClassification(CaduceusPreTrainedModel):
@@ -168,7 +152,9 @@ class CaduceusForTokenClassification(BasePrediction, CaduceusPreTrainedModel):  
         self.head = TokenHead(config)
         self.post_init()
 
-    def base_logits(self, hidden: Tensor) -> Tensor:
+    def answer(
+        self, hidden: Tensor, attention_mask: Tensor | None, input_ids: Tensor
+    ) -> Tensor:
         """What the head says of (batch, length, d_model or, for PS, 2 d_model)."""
         if not self.config.rcps:
             return self.head(hidden)

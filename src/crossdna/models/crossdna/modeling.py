@@ -5,10 +5,10 @@ language modelling, Nature Machine Intelligence 2026). Stems here, then the bran
 (layers.py) read block by block (streams.py), meet in the bridge (bridge.py) and are
 fused here; the heads stand at the end.
 
-Three behaviours differ from the published network and are chosen in the configuration:
+Four behaviours differ from the published network and are chosen in the configuration:
 ``strand_alignment`` (which reverse-strand slice meets a forward slice),
-``block_context`` (whether anything crosses a block boundary) and ``residual`` (whether
-layers add to their input).
+``block_context`` (whether anything crosses a block boundary), ``swap_strands`` (whether
+the branches do so at it) and ``residual`` (whether layers add to their input).
 """
 
 from __future__ import annotations

@@ -6,18 +6,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import GenerationMixin
-from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import CausalLMOutput
 
-from crossdna.models.headed import BasePrediction
-from crossdna.models.heads import TokenHead, sequence_loss
+from crossdna.models.headed import BasePrediction, Headed, SequencePrediction
+from crossdna.models.heads import TokenHead, token_loss
 from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 from crossdna.models.hyenadna.modeling import HyenaDNAModel, HyenaDNAPreTrainedModel
 
 
-class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """HyenaDNA with the logits of the next token."""
+class HyenaDNAForCausalLM(Headed, HyenaDNAPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """HyenaDNA with the logits of the next token.
+
+    `labels` are `input_ids` again (shifted here), -100 where no loss is wanted.
+    """
+
+    output_class = CausalLMOutput
 
     head_prefixes = ("lm_head.",)
 
@@ -37,40 +41,22 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):  # type: ig
         """Read the whole sequence for each new token: nothing is cached."""
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **_unused: Any,
-    ) -> CausalLMOutput | tuple[Any, ...]:
-        """Predict the next token at each position.
+    def answer(
+        self, hidden: Tensor, attention_mask: Tensor | None, input_ids: Tensor
+    ) -> Tensor:
+        """Logits (batch, length, vocabulary) of the next token at each position."""
+        return self.lm_head(hidden)
 
-        Parameters
-        ----------
-        input_ids, attention_mask, output_hidden_states
-            As for `HyenaDNAModel.forward`.
-        labels : (batch, length) int64, optional
-            `input_ids` again (shifted here), -100 where no loss is wanted.
-        """
-        output = self.hyena(
-            input_ids, attention_mask, output_hidden_states=output_hidden_states
-        )
-        logits = self.lm_head(output.last_hidden_state)
-        loss = None
-        if labels is not None:
-            predicted = logits[:, :-1].flatten(0, 1).float()
-            loss = F.cross_entropy(predicted, labels[:, 1:].flatten())
-        prediction = CausalLMOutput(
-            loss=loss, logits=logits, hidden_states=output.hidden_states
-        )
-        return prediction if return_dict in (None, True) else prediction.to_tuple()
+    def loss_of(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """Cross-entropy of each token but the first, given those before it."""
+        return token_loss(logits[:, :-1], labels[:, 1:])
 
 
-class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
-    """HyenaDNA with one prediction per sequence, read off its last token."""
+class HyenaDNAForSequenceClassification(SequencePrediction, HyenaDNAPreTrainedModel):  # type: ignore[misc]
+    """HyenaDNA with one prediction per sequence, read off its last token.
+
+    Without a mask that is the one before the first pad, as published.
+    """
 
     head_prefixes = ("score.",)
 
@@ -81,37 +67,13 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         self.score = nn.Linear(config.d_model, labels, bias=False)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **_unused: Any,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """Predict per sequence; `problem_type` as in transformers.
-
-        Parameters
-        ----------
-        input_ids, attention_mask, output_hidden_states
-            As for `HyenaDNAModel.forward`. Without a mask the last token is the one
-            before the first pad, as published.
-        labels : (batch,) int64, or (batch, num_labels) float, optional
-            Classes; targets for a regression or several labels.
-        """
-        output = self.hyena(
-            input_ids, attention_mask, output_hidden_states=output_hidden_states
-        )
-        logits = self.score(output.last_hidden_state)
+    def answer(
+        self, hidden: Tensor, attention_mask: Tensor | None, input_ids: Tensor
+    ) -> Tensor:
+        """Logits (batch, num_labels)."""
+        logits = self.score(hidden)
         last = _last_token(input_ids, attention_mask, self.config.pad_token_id)
-        logits = logits[torch.arange(len(logits), device=logits.device), last]
-        prediction = SequenceClassifierOutput(
-            loss=sequence_loss(self.config, logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-        )
-        return prediction if return_dict in (None, True) else prediction.to_tuple()
+        return logits[torch.arange(len(logits), device=logits.device), last]
 
 
 class HyenaDNAForTokenClassification(BasePrediction, HyenaDNAPreTrainedModel):  # type: ignore[misc]

@@ -12,14 +12,11 @@ from transformers.modeling_outputs import MaskedLMOutput
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 from crossdna.models.tokenized.letters import base_log_probabilities
-from crossdna.models.tokenized.modeling import TokenizedModel, TokenizedPreTrainedModel
+from crossdna.models.tokenized.modeling import TokenizedTask
 from crossdna.tokenizers.reading import TextReader
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from crossdna.models.tokenized.batch import TokenBatch
-    from crossdna.models.tokenized.configuration import TokenizedConfig
 
 
 class TokenAnswer(NamedTuple):
@@ -43,17 +40,10 @@ class BaseLMOutput(MaskedLMOutput):
     """Logits (batch, length, 5) of A C G T N at each base, N impossible."""
 
 
-class _TokenizedForLanguage(TokenizedPreTrainedModel):
+class _TokenizedForLanguage(TokenizedTask):
     """A network with its own language head."""
 
     causal: ClassVar[bool]
-
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.post_init()
 
     @property
     def gives_base_probabilities(self) -> bool:
@@ -152,12 +142,7 @@ class _TokenizedForLanguage(TokenizedPreTrainedModel):
         asked = self._asked(batch, words, hidden)
         shown = batch
         if not self.causal:
-            if reader.mask_id is None:
-                raise CrossDNAError(
-                    "the tokenizer has no mask token: nothing is hidden"
-                )
-            ids = batch.input_ids.masked_fill(asked, reader.mask_id)
-            shown = batch._replace(input_ids=ids)
+            shown = batch._replace(input_ids=self._hide(batch, asked))
         logs = self.token_logits(shown)[..., words.ids].float().log_softmax(-1)
         truth = words.places[batch.input_ids].clamp(min=0)[..., None]
         own = logs.gather(2, truth)[..., 0].double() / batch.size.clamp(min=1)
@@ -169,6 +154,13 @@ class _TokenizedForLanguage(TokenizedPreTrainedModel):
         return TokenAnswer(
             own.gather(1, batch.first), best.gather(1, rows).gather(2, offset)[..., 0]
         )
+
+    def _hide(self, batch: TokenBatch, which: Tensor) -> Tensor:
+        """Token ids with the mask token in some places."""
+        mask = self.reader.mask_id
+        if mask is None:
+            raise CrossDNAError("the tokenizer has no mask token, so nothing is hidden")
+        return batch.input_ids.masked_fill(which, mask)
 
     def _text_reader(self) -> TextReader:
         if isinstance(self.reader, TextReader):
@@ -202,14 +194,11 @@ class _Words(NamedTuple):
 
     @classmethod
     def of(cls, reader: TextReader, device: torch.device) -> _Words:
-        words = reader.words()
-        ids = torch.tensor(list(words))
+        ids = torch.from_numpy(reader.words.ids)
+        letters = torch.from_numpy(reader.words.bases).long()
         last = max(reader.tokenizer.get_vocab().values())
         places = torch.full((last + 1,), -1)
         places[ids] = torch.arange(len(ids))
-        letters = torch.full((len(words), max(map(len, words.values()))), alphabet.N)
-        for row, bases in zip(letters, words.values(), strict=True):
-            row[: len(bases)] = torch.from_numpy(bases.astype("int64"))
         return cls(ids.to(device), places.to(device), letters.to(device))
 
 
@@ -256,16 +245,14 @@ class TokenizedForMaskedLM(_TokenizedForLanguage):
         reader = self.reader
         if reader.overlapping and reader.unit > 1:
             raise CrossDNAError("overlapping k-mers are hidden base by base")
-        if reader.mask_id is None:
-            raise CrossDNAError("the tokenizer has no mask token, so nothing is hidden")
         batch = self.network.tokens(input_ids)
         counts = self.countable(input_ids, batch)
         place = loci.gather(1, batch.start.clamp(min=0)) // reader.unit
         total = torch.zeros(len(input_ids), dtype=torch.float64, device=loci.device)
         for rest in range(spacing):
             hidden = counts & (place % spacing == rest)
-            ids = batch.input_ids.masked_fill(hidden, reader.mask_id)
-            logits = self.token_logits(batch._replace(input_ids=ids))
+            shown = batch._replace(input_ids=self._hide(batch, hidden))
+            logits = self.token_logits(shown)
             total += _log_probability(logits, batch.input_ids, hidden)
         return total
 

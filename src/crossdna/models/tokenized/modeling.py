@@ -231,3 +231,18 @@ def random_network(config: TokenizedConfig) -> PreTrainedModel:
     return auto.from_config(
         config.network_config(), **({"add_pooling_layer": False} if bare else {})
     )
+
+
+class TokenizedTask(TokenizedPreTrainedModel):
+    """A network with its own head, or under one of ours."""
+
+    head_class: ClassVar[type[nn.Module] | None] = None
+
+    def __init__(
+        self, config: TokenizedConfig, net: PreTrainedModel | None = None
+    ) -> None:
+        super().__init__(config)
+        self.network = TokenizedModel(config, net)
+        if self.head_class is not None:
+            self.head = self.head_class(config)
+        self.post_init()

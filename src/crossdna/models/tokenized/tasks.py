@@ -9,48 +9,26 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from crossdna.errors import CrossDNAError
 from crossdna.models.headed import BasePrediction, SequencePrediction
 from crossdna.models.heads import SequenceHead, TokenHead
-from crossdna.models.tokenized.modeling import TokenizedModel, TokenizedPreTrainedModel
+from crossdna.models.tokenized.modeling import TokenizedTask
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from crossdna.models.tokenized.configuration import TokenizedConfig
 
 
-class TokenizedForSequenceClassification(SequencePrediction, TokenizedPreTrainedModel):
+class TokenizedForSequenceClassification(SequencePrediction, TokenizedTask):
     """A bare network under our head: one prediction per sequence."""
 
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.head = SequenceHead(config)
-        self.post_init()
+    head_class = SequenceHead
 
 
-class TokenizedForTokenClassification(BasePrediction, TokenizedPreTrainedModel):
+class TokenizedForTokenClassification(BasePrediction, TokenizedTask):
     """A bare network under our head: one prediction per base."""
 
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.head = TokenHead(config)
-        self.post_init()
+    head_class = TokenHead
 
 
-class OwnHeadForSequenceClassification(TokenizedPreTrainedModel):
+class OwnHeadForSequenceClassification(TokenizedTask):
     """A network with the sequence head of its own family, fine-tuned elsewhere."""
-
-    def __init__(
-        self, config: TokenizedConfig, net: PreTrainedModel | None = None
-    ) -> None:
-        super().__init__(config)
-        self.network = TokenizedModel(config, net)
-        self.post_init()
 
     def read_with(self, tokenizer: Any) -> None:
         """Give the network its tokenizer; see `TokenizedPreTrainedModel.read_with`."""
