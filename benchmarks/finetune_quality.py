@@ -106,7 +106,7 @@ def fitting(model, seed, sets, name, folder, options):
             seeds=(seed,),
             epochs=options.epochs,
             batch_size=32 if len(sets.train) < SMALL else 64,
-            precision="bf16",
+            precision="auto",
             device="cpu",
             **settings,
         )

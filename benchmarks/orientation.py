@@ -71,7 +71,7 @@ def trained(sets, strands, options, folder):
         head="max_mean",
         strands=strands,
         epochs=options.epochs,
-        precision="bf16",
+        precision="auto",
         device="cpu",
     )
     result = finetune(recipe, sets.train, sets.valid, folder / f"crossdna-{strands}")

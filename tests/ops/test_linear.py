@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crossdna.errors import BackendUnavailableError
-from crossdna.ops.linear import linear, onednn
+from crossdna.ops.linear import linear, onednn, widened
 
 needs_onednn = pytest.mark.skipif(
     onednn.unavailable() is not None, reason=str(onednn.unavailable())
@@ -61,3 +61,38 @@ def test_autocast_keeps_its_precision():
     x, weight = torch.randn(300, 64), torch.randn(600, 64)
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(x, weight).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def without_bfloat16(monkeypatch):
+    """A CPU that has no instruction for bfloat16 products."""
+    monkeypatch.setattr(widened, "unavailable", lambda: None)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("rows", [3, 300])
+def test_widened_is_what_bfloat16_products_give(without_bfloat16, rows, with_bias):
+    torch.manual_seed(0)
+    tensors = [torch.randn(rows, 64), torch.randn(110, 64)]
+    tensors += [torch.randn(110)] if with_bias else []
+    found, expected = ([t.clone().requires_grad_() for t in tensors] for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear(*found, backend="widened")
+    exact = linear(*(t.bfloat16().double() for t in expected), backend="torch")
+    assert ours.dtype == torch.bfloat16
+    # One rounding of the result, to eight bits.
+    torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=2**-8)
+    gradient = torch.randn(ours.shape)
+    ours.backward(gradient.bfloat16())
+    exact.backward(gradient.bfloat16().double())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=0.05, rtol=0.01)
+
+
+def test_widened_serves_bfloat16_alone(without_bfloat16):
+    x, weight = torch.randn(300, 64), torch.randn(600, 64)
+    assert "not torch.float32" in widened.reject(x, weight, None)
+    assert widened.reject(x.bfloat16(), weight.bfloat16(), None) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert widened.reject(x, weight, None) is None
+        assert widened.reject(x.double(), weight.double(), None) is not None

@@ -81,6 +81,8 @@ def _devices() -> dict[str, Any]:
 
     import torch
 
+    from crossdna.ops.linear import widened
+
     cuda = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -95,6 +97,7 @@ def _devices() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu_bfloat16": widened.unavailable() is not None,
         "threads": torch.get_num_threads(),
         "cuda": cuda,
     }
@@ -128,10 +131,12 @@ def _lines(environment: dict[str, Any]) -> list[str]:
     for package, version in environment["versions"].items():
         lines.append(f"{package:<24}{version or 'not installed'}")
     devices = environment["devices"]
+    half = "has" if devices["cpu_bfloat16"] else "no"
+    cpu = f"{devices['cpu']}, {devices['threads']} threads, {half} bfloat16 products"
     lines += [
         "",
         f"{'platform':<24}{devices['platform']}",
-        f"{'cpu':<24}{devices['cpu']}, {devices['threads']} threads",
+        f"{'cpu':<24}{cpu}",
     ]
     for device in devices["cuda"]:
         text = f"{device['name']}, {device['memory_gib']} GiB, {device['capability']}"

@@ -55,7 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--patience", type=int, default=5)
     train.add_argument("--class-weights", action="store_true")
     train.add_argument("--max-length", type=int, default=65536)
-    train.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    train.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        default="float32",
+        help="auto: bf16 where the device gains by it (default: %(default)s)",
+    )
     train.add_argument("--seeds", type=int, default=1, help="models to train")
     train.add_argument("--trials", type=int, default=0, help="rounds of a search")
     train.add_argument("--device", default="auto")

@@ -35,6 +35,7 @@ from crossdna.training.finetune_trainer import (
     StopEarly,
     has_stopped,
 )
+from crossdna.training.precision import uses_bfloat16
 from crossdna.training.progress import RichProgress
 
 if TYPE_CHECKING:
@@ -327,6 +328,7 @@ def _arguments(
 ) -> TrainingArguments:
     if recipe.device.startswith("cuda") and not torch.cuda.is_available():
         raise CrossDNAError(f"device {recipe.device}: torch finds no CUDA device here")
+    on_cpu = recipe.device == "cpu" or not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(work),
         num_train_epochs=epochs,
@@ -336,8 +338,8 @@ def _arguments(
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.clip,
-        bf16=recipe.precision == "bf16",
-        use_cpu=recipe.device == "cpu" or not torch.cuda.is_available(),
+        bf16=uses_bfloat16(recipe.precision, on_cpu=on_cpu),
+        use_cpu=on_cpu,
         seed=seed,
         eval_strategy="epoch",
         save_strategy="epoch",

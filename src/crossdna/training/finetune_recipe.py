@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from crossdna.errors import CrossDNAError
+from crossdna.training.precision import Precision
 
 NEW: Final = "new:"
 RANDOM: Final = "random:"
@@ -68,7 +69,8 @@ class FinetuneRecipe:
     """Share of the bases that training shows as N, drawn anew in each epoch: makes
     small training sets last longer."""
     lora_rank: int = 8
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
+    """``auto``: bf16 where the device gains by it, else float32."""
     max_length: int = 65536
     """A longer training sequence is an error."""
     seeds: tuple[int, ...] = (0,)

@@ -31,6 +31,7 @@ from crossdna.training.checkpoints import (
     complete_checkpoints,
     saving,
 )
+from crossdna.training.precision import uses_bfloat16
 from crossdna.training.pretraining_data import (
     OpenGenome,
     open_genomes,
@@ -203,8 +204,6 @@ def _arguments(
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise CrossDNAError("train.device is cuda, but torch finds no CUDA device here")
     on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
-    if settings.precision == "bf16" and not (on_cpu or torch.cuda.is_bf16_supported()):
-        raise CrossDNAError("this GPU has no bfloat16; set train.precision to float32")
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -213,7 +212,7 @@ def _arguments(
         adam_beta2=settings.beta2,
         max_grad_norm=settings.clip,
         optim="adamw_torch_fused",
-        bf16=settings.precision == "bf16",
+        bf16=uses_bfloat16(settings.precision, on_cpu=on_cpu),
         tf32=None if on_cpu else settings.tf32,
         use_cpu=on_cpu,
         seed=settings.seed,
@@ -376,6 +375,7 @@ def _write_result(
         "best_held_out_loss": trainer.state.best_metric,
         "processes": trainer.args.world_size,
         "device": str(trainer.args.device),
+        "precision": "bf16" if trainer.args.bf16 else "float32",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # Written last: this file says that the run is finished.

@@ -20,6 +20,7 @@ from crossdna.models.building import config_class, default_tokenizer, objective_
 from crossdna.models.families import NATIVE
 from crossdna.models.vocabulary import IDS_BY_FAMILY
 from crossdna.tokenizers.loading import load_tokenizer
+from crossdna.training.precision import Precision
 from crossdna.training.pretraining_data import (
     VALID_SEED,
     GenomeSettings,
@@ -60,7 +61,8 @@ class TrainSettings:
     beta2: float = 0.999
     clip: float = 1.0
     """Largest norm of a step's gradient."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
+    """``auto``: bf16 where the device gains by it, else float32."""
     tf32: bool = False
     """Let a GPU round float32 products to 10 bits of mantissa; bf16 needs it for
     nothing, and the losses' own products then stay float32."""
