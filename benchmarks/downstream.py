@@ -5,7 +5,8 @@
     python benchmarks/downstream.py weights/crossdna-small --name crossdna-small \
         --work runs/downstream --kind finetune --tasks tf/ mouse/ prom/
 
-probe: a linear model on frozen mean representations. finetune: the whole network, for
+probe: a linear model on frozen mean representations of the layer that does best on the
+development set. finetune: the whole network, for
 --epochs. Both see at most --train-rows training rows (drawn by the seed) and at most
 --test-rows test rows, the same ones for every model; the random start has the same
 architecture. A linear model on k-mers of the same rows stands beside them. Yeast's
@@ -121,7 +122,8 @@ def probe(checkpoint, sets, seed, *, random):
     torch.manual_seed(seed)
     network = Opened(checkpoint).model("embedding", random=random).eval()
     network = speak_alphabet(network)
-    return Fitted(ProbeModel(checkpoint, network, sets.train, sets.valid))
+    fitted = ProbeModel(checkpoint, network, sets.train, sets.valid)
+    return Fitted(fitted, layer=str(fitted.job.layer))
 
 
 def finetuned(checkpoint, sets, seed, options, task, folder, *, random):

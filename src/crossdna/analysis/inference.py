@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+Layer = int | Literal["all"]
+
 __all__ = [
+    "Layer",
     "Task",
     "asking",
     "base_log_probabilities",
@@ -176,7 +179,7 @@ def embeddings(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    layer: int = -1,
+    layer: Layer = -1,
     strand_average: bool = False,
 ) -> Tensor:
     """Representation of each base.
@@ -185,7 +188,8 @@ def embeddings(
     ----------
     input_ids, attention_mask : (batch, length)
     layer
-        Index into the model's hidden states; -1 is the last.
+        Index into the model's hidden states, -1 is the last; ``"all"``: all of them,
+        one behind the other.
     strand_average
         Mean of the representations that both strands give a base.
 
@@ -207,6 +211,8 @@ def embeddings(
         states = model(
             input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
+        if layer == "all":
+            return torch.cat([state.float() for state in states], dim=-1)
         if not -len(states) <= layer < len(states):
             raise CrossDNAError(
                 f"layer {layer} does not exist: the model has {len(states)} (0 to "

@@ -237,7 +237,9 @@ def _fit(
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
         digits = str(fingerprint(network, model))
-        return benchmark.Fitted(fitted, parameters=size, fingerprint=digits)
+        return benchmark.Fitted(
+            fitted, parameters=size, fingerprint=digits, layer=str(fitted.job.layer)
+        )
 
     def trained() -> Fitted:
         own = replace(recipe, model=model, seeds=(seed,))

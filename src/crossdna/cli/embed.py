@@ -30,9 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layer",
-        type=int,
+        type=_layer,
         default=-1,
-        help="hidden state to take, 0 for the first; -1 (default) for the last",
+        help="hidden state to take, 0 for the first, -1 (default) for the last; all: "
+        "side by side",
     )
     parser.add_argument(
         "--forward-only",
@@ -47,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     add_trust_option(parser)
+
+
+def _layer(text: str) -> int | str:
+    return text if text == "all" else int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from crossdna.analysis.chunks import Arrays
+    from crossdna.analysis.inference import Layer
     from crossdna.data.sequence_tables import SequenceTable
 
 Pool = Literal["mean", "max", "none"]
@@ -39,8 +40,8 @@ class EmbedJob:
     """Embeds chunks of sequences; see `crossdna.analysis.chunks.Job`."""
 
     model: str
-    layer: int = -1
-    """Index into the hidden states; -1 is the last."""
+    layer: Layer = -1
+    """Index into the hidden states, -1 is the last; ``"all"``: side by side."""
     pool: Pool = "mean"
     """Over the bases of a sequence; none: a vector per base."""
     strand_average: bool = True

@@ -41,12 +41,15 @@ class Fitted(NamedTuple):
     parameters : int or None
     fingerprint : str
         Of a network; see `crossdna.models.fingerprint`.
+    layer : str
+        Hidden state that a probe reads.
     """
 
     predictor: Predictor
     thresholds: tuple[float, ...] | None = None
     parameters: int | None = None
     fingerprint: str = ""
+    layer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +75,8 @@ class Cell:
     parameters: int | None
     fingerprint: str = ""
     """Of the network that was asked; see `crossdna.models.fingerprint`."""
+    layer: str = ""
+    """Hidden state that a probe reads."""
 
 
 def cell_path(folder: Path, task: str, model: str, seed: int) -> Path:
@@ -126,6 +131,7 @@ def run_cell(
         peak_memory_mib=memory.read(),
         parameters=fitted.parameters,
         fingerprint=fitted.fingerprint,
+        layer=fitted.layer,
         **names,
     )
     _keep(cell, judged, path)

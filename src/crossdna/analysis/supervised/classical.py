@@ -76,6 +76,8 @@ class Majority:
 class LinearModel:
     """Logistic or ridge regression on features; its strength is chosen on `valid`.
 
+    `selected` is how well the chosen one does there, by the metric it is chosen by.
+
     Parameters
     ----------
     features, held_out : (rows, features), dense or sparse
@@ -91,15 +93,15 @@ class LinearModel:
         # What does not vary in training tells nothing and must not explode in testing.
         self.scale = np.where(spread > _LEAST_SPREAD, 1 / spread, 0.0)
         scaled, other = self._scaled(features), self._scaled(held_out)
-        best = -np.inf
+        self.selected = -np.inf
         for strength in _STRENGTHS:
             fitted = [
                 _fit(self.task, scaled, labels, strength)
                 for labels in _columns(self.task, train.labels)
             ]
             found = _selecting(self.task, valid.labels, self._apply(fitted, other))
-            if found > best:
-                best, self.fitted, self.strength = found, fitted, strength
+            if found > self.selected:
+                self.selected, self.fitted, self.strength = found, fitted, strength
 
     def scores(self, features: Any) -> NDArray:
         """(rows, outputs)."""

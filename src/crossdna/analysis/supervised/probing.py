@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
 
 from crossdna.analysis.embedding.embed import EmbedJob, embed_sequences
 from crossdna.analysis.supervised.classical import LinearModel
@@ -11,15 +14,21 @@ from crossdna.errors import CrossDNAError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from crossdna.analysis.inference import Layer
     from crossdna.data.labelled import LabelledSet
+
+CHOOSING_ROWS: Final = 2000
+"""Training rows that layers are compared on: all layers at once take room."""
 
 
 class ProbeModel:
     """A linear model on the mean representation of a sequence, strands averaged.
+
+    Which hidden state, or all side by side, is decided on the development set; what
+    suits one model or task is not what suits another. `job.layer` says what it came to.
 
     Raises
     ------
@@ -33,10 +42,14 @@ class ProbeModel:
         if train.task.kind == "per-base":
             raise CrossDNAError("probing is for labels of sequences, not of bases")
         self.name, self.model = name, model
-        self.job = EmbedJob(model=name)
-        features = self._features(train.table.ids)
-        held_out = self._features(valid.table.ids)
-        self.linear = LinearModel(train, valid, features, held_out)
+        found = self._choose_layer(name, evenly(train, CHOOSING_ROWS), valid)
+        self.job = EmbedJob(model=name, layer=found.layer)
+        if len(train) <= CHOOSING_ROWS:
+            self.linear = found.linear
+        else:
+            features = self._features(train.table.ids)
+            held_out = self._features(valid.table.ids)
+            self.linear = LinearModel(train, valid, features, held_out)
 
     def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
         """(sequences, outputs)."""
@@ -44,3 +57,40 @@ class ProbeModel:
 
     def _features(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
         return embed_sequences(self.model, sequences, self.job)
+
+    def _choose_layer(
+        self, name: str, train: LabelledSet, valid: LabelledSet
+    ) -> _Choice:
+        job = EmbedJob(model=name, layer="all")
+        features, held_out = (
+            embed_sequences(self.model, rows.table.ids, job) for rows in (train, valid)
+        )
+        best = _Choice("all", LinearModel(train, valid, features, held_out))
+        start = 0
+        for layer, width in enumerate(self._widths(train.table.ids[0], job)):
+            own = slice(start, start + width)
+            start += width
+            linear = LinearModel(train, valid, features[:, own], held_out[:, own])
+            if linear.selected > best.linear.selected:
+                best = _Choice(layer, linear)
+        return best
+
+    def _widths(self, ids: NDArray[np.uint8], job: EmbedJob) -> list[int]:
+        """Channels of each hidden state."""
+        total, widths = embed_sequences(self.model, [ids], job).shape[1], list[int]()
+        while sum(widths) < total:
+            one = replace(job, layer=len(widths))
+            widths.append(embed_sequences(self.model, [ids], one).shape[1])
+        return widths
+
+
+class _Choice(NamedTuple):
+    layer: Layer
+    linear: LinearModel
+
+
+def evenly(data: LabelledSet, most: int) -> LabelledSet:
+    """At most so many rows, spread over all of them."""
+    if len(data) <= most:
+        return data
+    return data.take(np.linspace(0, len(data) - 1, most).round().astype(int))
