@@ -11,7 +11,9 @@ Every row is measured beside a matrix product (2048^3, in the same precision) an
 of the same moment, so that ratios hold when the machine's speed drifts; operations and
 bytes are counted in code (peers.py). On a CPU each row runs in a process of its own, so
 that its peak memory is its own. Rows are kept one by one in
-benchmarks/results/speed-DEVICE.json; a new run replaces the rows that it measures.
+benchmarks/results/speed-DEVICE.json, a file for each kind of CPU (its vector
+instructions); a new run replaces the rows that it measures. A CPU without bfloat16
+products has no bf16 rows.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.ops.delta_rule import delta_rule
+from crossdna.ops.linear import widened
 from crossdna.ops.window_attention import window_attention
 from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
@@ -360,6 +363,13 @@ def show(row):
     print("  ".join(parts), flush=True)
 
 
+def kind_of(device):
+    """Rates of CPUs with other vector instructions are not to be mixed."""
+    if device.type != "cpu":
+        return device.type
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+
+
 def key(row):
     return tuple(row[name] for name in Row._fields)
 
@@ -369,18 +379,20 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", default=".", help="regular expression")
-    parser.add_argument("--dtypes", nargs="*", default=list(DTYPES))
+    parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--resume", action="store_true", help="skip what is there")
     parser.add_argument("--list", action="store_true", help="only print the rows")
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if device.type == "cpu" and widened.unavailable() is None:
+        arguments.dtypes = [dtype for dtype in arguments.dtypes if dtype != "bf16"]
     rows = table(device.type, arguments.dtypes, arguments.rows)
     if arguments.list:
         print("\n".join(row.text for row in rows))
         return
-    name, now = f"speed-{device.type}", commit()
+    name, now = f"speed-{kind_of(device)}", commit()
     path = RESULTS / f"{name}.json"
     known = json.loads(path.read_text())["rows"] if path.is_file() else []
     kept = {key(row): row for row in known}

@@ -18,7 +18,7 @@ from machine import RESULTS
 from crossdna.files import atomic_open
 
 DOCS = RESULTS.parents[1] / "docs"
-DEVICES = ("cpu", "cuda")
+DEVICES = ("cpu-avx512", "cpu-avx2", "cuda")
 HEAD = (
     "| model | mode | precision | bases | bases/s | of matmul | of bandwidth | memory |"
 )
@@ -33,7 +33,10 @@ def load(device):
 def markdown(results):
     """The machine in a line, and a table of all rows."""
     machine = results["machine"]
-    device = machine["gpu"] or f"{machine['threads']} threads of {machine['processor']}"
+    device = machine["gpu"] or (
+        f"{machine['threads']} threads of {machine['processor']} "
+        f"({machine['cpu_capability']})"
+    )
     lines = [
         f"{device}, torch {machine['torch']}, commit {machine['commit']}, "
         f"{machine['date'][:10]}.",
@@ -83,7 +86,10 @@ def draw(measured, path):
             label = f"{model}, {dtype}"
             axis.loglog(*zip(*sorted(points), strict=True), style, c=color, label=label)
         axis.set(xlabel="bases in a sequence", ylabel="microseconds a base")
-        axis.set_title(results["machine"]["gpu"] or "CPU, 2 threads")
+        axis.set_title(
+            results["machine"]["gpu"]
+            or f"CPU ({results['machine']['cpu_capability']}), 2 threads"
+        )
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     figure.tight_layout()
