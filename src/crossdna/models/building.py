@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.families import FAMILIES, NATIVE
-from crossdna.models.tokenized.mamba import use_operators
+from crossdna.models.tokenized.operators import use_operators
 from crossdna.tokenizers.bases import base_tokenizer
 from crossdna.tokenizers.character import CaduceusTokenizer, HyenaDNATokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer

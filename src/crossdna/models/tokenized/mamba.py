@@ -100,10 +100,10 @@ _MIXERS: Final[dict[type[nn.Module], type[nn.Module]]] = {
 }
 
 
-def use_operators(net: nn.Module) -> None:
-    """Let the mixers of a network compute with our operators, if it has any.
+def exchange_mixers(net: nn.Module) -> None:
+    """Let the mixers of a network compute with our operators.
 
-    The classes of transformers stay as they are, for all other networks.
+    Mixers that are no longer as transformers made them stay as they are.
     """
     for module in net.modules():
         if type(module) in _MIXERS:

@@ -29,7 +29,7 @@ from crossdna.errors import CrossDNAError
 from crossdna.models.loading import StrictLoadingMixin
 from crossdna.models.tokenized.batch import TokenBatch, spread, token_batch
 from crossdna.models.tokenized.configuration import Part, TokenizedConfig
-from crossdna.models.tokenized.mamba import use_operators
+from crossdna.models.tokenized.operators import use_operators
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.reading import Reader, make_reader
 

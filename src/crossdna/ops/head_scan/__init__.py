@@ -43,7 +43,7 @@ BACKENDS = (
 )
 
 
-def head_scan(  # noqa: PLR0913 - the operator has these operands
+def head_scan(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
