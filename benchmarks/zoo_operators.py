@@ -3,12 +3,13 @@
     python benchmarks/zoo_operators.py                 # scans and convolutions
     python benchmarks/zoo_operators.py --long          # and 131,072 bases of HyenaDNA
     python benchmarks/zoo_operators.py --threads 1
+    python benchmarks/zoo_operators.py --result zoo-operators-avx2    # another machine
 
 Both sides of a row run alternately in the same process, so that the ratio holds when
 the machine's speed drifts. The scans are measured against the paths that transformers'
 Mamba and Mamba-2 take without compiled kernels (training of the selective scan at short
 lengths only: their backward pass is quadratic in length). Results go to
-benchmarks/results/zoo-operators.json.
+benchmarks/results/zoo-operators.json, or under another name.
 """
 
 from __future__ import annotations
@@ -174,26 +175,38 @@ def long_row():
     }
 
 
+def measured(repeats, *, long):
+    """All rows, one after the other."""
+    if long:
+        yield long_row()
+    for mode in ("forward", "training"):
+        for shape in HEADS:
+            yield heads_row(shape, mode, repeats)
+    for backend in ("native", "torch"):
+        for shape in SCANS:
+            yield scan_row(backend, shape, "forward", repeats)
+        for shape in TRAININGS:
+            yield scan_row(backend, shape, "training", 1)
+    for shape in CONVOLUTIONS:
+        yield convolution_row(shape, repeats)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--long", action="store_true", help="131,072 bases, minutes")
+    parser.add_argument("--result", default="zoo-operators", help="name of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
     build()
-    rows = [long_row()] if arguments.long else []
-    for backend in ("native", "torch"):
-        rows += [scan_row(backend, s, "forward", arguments.repeats) for s in SCANS]
-        rows += [scan_row(backend, shape, "training", 1) for shape in TRAININGS]
-    for mode in ("forward", "training"):
-        rows += [heads_row(shape, mode, arguments.repeats) for shape in HEADS]
-    rows += [convolution_row(shape, arguments.repeats) for shape in CONVOLUTIONS]
-    for line in rows:
+    rows = []
+    for line in measured(arguments.repeats, long=arguments.long):
         print(line, flush=True)
+        rows.append(line)
     path = save_results(
-        "zoo-operators", rows, threads=arguments.threads, load_at_start=round(load, 1)
+        arguments.result, rows, threads=arguments.threads, load_at_start=round(load, 1)
     )
     print(path)
 
