@@ -237,7 +237,11 @@ def speed(name):
         optimizer.zero_grad()
 
     rate = ids.numel() / processor_seconds(step)
-    return {"training_bases_per_second": rate, "lengths": rows}
+    return {
+        "machine": describe_machine(threads=1),
+        "training_bases_per_second": rate,
+        "lengths": rows,
+    }
 
 
 def speed_apart(name):
@@ -268,13 +272,19 @@ def show(interval, sign=""):
     return f"{interval['estimate']:{sign}.3f} ± {half:.3f}"
 
 
+def processor(row):
+    """What a family was timed on: rates are compared within one processor only."""
+    machine = row["speed"]["machine"]
+    return f"{machine['processor']}, {machine['cpu_capability']}"
+
+
 def markdown(rows):
     """The table of the guide: masked families first, best bits first."""
     lines = [
         "| family | predicts | parameters | yeast: bits (saved) | "
         "human: bits (saved) | probe AUROC | training bases/s | inference bases/s | "
-        "memory at 1,024 |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "memory at 1,024 | timed on |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ordered(rows):
         cells = [row["family"], row["objective"], f"{row['parameters']:,}"]
@@ -287,6 +297,7 @@ def markdown(rows):
         rates = rates, middle["inference_bases_per_second"]
         cells += [f"{round(rate, -2):,.0f}" for rate in rates]
         cells.append(f"{middle['memory_megabytes']:.0f} MB")
+        cells.append(processor(row))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -326,9 +337,14 @@ def picture(rows):
         axes[1].set_title("Linear probe")
         axes[1].set_xlabel("AUROC, coding / intergenic\n(0.5 = chance)")
         rates = [r["speed"]["training_bases_per_second"] / 1000 for r in rows]
-        axes[2].barh(places, rates, 0.6, color=colours)
+        bars = axes[2].barh(places, rates, 0.6, color=colours)
+        capabilities = [r["speed"]["machine"]["cpu_capability"] for r in rows]
+        axes[2].bar_label(bars, capabilities, padding=2, fontsize=7)
+        axes[2].margins(x=0.2)
         axes[2].set_title("Training")
-        axes[2].set_xlabel("1,000 bases per second\nof one core")
+        axes[2].set_xlabel(
+            "1,000 bases per second of one core\n(compare equal processors only)"
+        )
         for mark, length in zip("o^s", LENGTHS, strict=True):
             found = [
                 (place, x["memory_megabytes"])

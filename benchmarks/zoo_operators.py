@@ -1,13 +1,15 @@
-"""The operators of HyenaDNA and Caduceus against what transformers and torch offer.
+"""The operators of HyenaDNA, Caduceus and Mamba beside those of transformers and torch.
 
     python benchmarks/zoo_operators.py                 # scans and convolutions
     python benchmarks/zoo_operators.py --long          # and 131,072 bases of HyenaDNA
     python benchmarks/zoo_operators.py --threads 1
+    python benchmarks/zoo_operators.py --result zoo-operators-avx2    # another machine
 
 Both sides of a row run alternately in the same process, so that the ratio holds when
-the machine's speed drifts. The scan is measured against the path that transformers'
-Mamba takes without compiled kernels (training at short lengths only: its backward pass
-is quadratic in length). Results go to benchmarks/results/zoo-operators.json.
+the machine's speed drifts. The scans are measured against the paths that transformers'
+Mamba and Mamba-2 take without compiled kernels (training of the selective scan at short
+lengths only: their backward pass is quadratic in length). Results go to
+benchmarks/results/zoo-operators.json, or under another name.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import time
 import torch
 from machine import save_results
 from transformers.models.mamba import modeling_mamba
+from transformers.models.mamba2 import modeling_mamba2
 
 from crossdna.models.hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from crossdna.ops.head_scan import head_scan
 from crossdna.ops.long_conv import long_conv
 from crossdna.ops.native.build import build
 from crossdna.ops.selective_scan import selective_scan
@@ -29,6 +33,8 @@ from crossdna.ops.selective_scan import selective_scan
 STATES = 16
 SCANS = ((1, 1024, 512), (8, 1024, 512), (64, 200, 236), (1, 16384, 512))
 TRAININGS = ((1, 256, 512), (16, 200, 236))
+# Batch, length, heads, width, states: the recipe's Mamba-2, and its authors' 130M.
+HEADS = ((8, 256, 8, 30, 32), (1, 2048, 24, 64, 128))
 CONVOLUTIONS = ((1, 1024, 256), (8, 1024, 256), (1, 32768, 256))
 
 
@@ -78,21 +84,53 @@ def transformers_scan(u, delta, A, B, C, D):
     return scan(x, dt, A, b, c, D)
 
 
-def scan_row(backend, shape, mode, repeats):
-    operands = [x.requires_grad_(mode == "training") for x in draw_scan(*shape)]
+def race(ours, other, operands, mode, repeats):
+    """Seconds of two functions, forward, or forward and backward."""
+    for x in operands:
+        x.requires_grad_(mode == "training")
 
     def run(function):
         if mode == "training":
-            function().sum().backward()
+            function(*operands).sum().backward()
         else:
             with torch.inference_mode():
-                function()
+                function(*operands)
 
-    seconds = best_of(
-        repeats,
-        ours=lambda: run(lambda: selective_scan(*operands, backend=backend).output),
-        other=lambda: run(lambda: transformers_scan(*operands)),
-    )
+    return best_of(repeats, ours=lambda: run(ours), other=lambda: run(other))
+
+
+def draw_heads(batch, length, heads, width, states):
+    torch.manual_seed(0)
+    u = torch.randn(batch, length, heads, width)
+    delta = 0.1 * torch.rand(batch, length, heads)
+    B, C = torch.randn(2, batch, length, 1, states).unbind(0)
+    return u, delta, -torch.arange(1.0, heads + 1), B, C, torch.randn(heads)
+
+
+def transformers_chunks(u, delta, A, B, C, D):
+    """Their function without compiled kernels, in the chunks of their default."""
+    scan = modeling_mamba2.mamba2_chunk_scan
+    scan = getattr(scan, "__wrapped__", scan)
+    return scan(u, delta, A, B, C, chunk_size=256, D=D)
+
+
+def heads_row(shape, mode, repeats):
+    def ours(*operands):
+        return head_scan(*operands, backend="torch").output
+
+    operands = draw_heads(*shape)
+    seconds = race(ours, transformers_chunks, operands, mode, repeats)
+    batch, length, heads, width, _ = shape
+    other = "transformers Mamba-2, slow path"
+    shape = batch, length, heads * width
+    return row("head_scan", "torch", mode, shape, seconds, other)
+
+
+def scan_row(backend, shape, mode, repeats):
+    def ours(*operands):
+        return selective_scan(*operands, backend=backend).output
+
+    seconds = race(ours, transformers_scan, draw_scan(*shape), mode, repeats)
     other = "transformers Mamba, slow path"
     return row("selective_scan", backend, mode, shape, seconds, other)
 
@@ -137,24 +175,38 @@ def long_row():
     }
 
 
+def measured(repeats, *, long):
+    """All rows, one after the other."""
+    if long:
+        yield long_row()
+    for mode in ("forward", "training"):
+        for shape in HEADS:
+            yield heads_row(shape, mode, repeats)
+    for backend in ("native", "torch"):
+        for shape in SCANS:
+            yield scan_row(backend, shape, "forward", repeats)
+        for shape in TRAININGS:
+            yield scan_row(backend, shape, "training", 1)
+    for shape in CONVOLUTIONS:
+        yield convolution_row(shape, repeats)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--long", action="store_true", help="131,072 bases, minutes")
+    parser.add_argument("--result", default="zoo-operators", help="name of the file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
     build()
-    rows = [long_row()] if arguments.long else []
-    for backend in ("native", "torch"):
-        rows += [scan_row(backend, s, "forward", arguments.repeats) for s in SCANS]
-        rows += [scan_row(backend, shape, "training", 1) for shape in TRAININGS]
-    rows += [convolution_row(shape, arguments.repeats) for shape in CONVOLUTIONS]
-    for line in rows:
+    rows = []
+    for line in measured(arguments.repeats, long=arguments.long):
         print(line, flush=True)
+        rows.append(line)
     path = save_results(
-        "zoo-operators", rows, threads=arguments.threads, load_at_start=round(load, 1)
+        arguments.result, rows, threads=arguments.threads, load_at_start=round(load, 1)
     )
     print(path)
 

@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.families import FAMILIES, NATIVE
+from crossdna.models.tokenized.operators import use_operators
 from crossdna.tokenizers.bases import base_tokenizer
 from crossdna.tokenizers.character import CaduceusTokenizer, HyenaDNATokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
@@ -78,6 +79,7 @@ def new_language_model(config: PreTrainedConfig) -> PreTrainedModel:
         raise
     except (ValueError, RuntimeError, AssertionError) as error:
         raise CrossDNAError(f"model: {str(error).splitlines()[0]}") from error
+    use_operators(model)
     if config.model_type in FAMILIES:
         unused = FAMILIES[config.model_type].unused
         for name, parameter in model.named_parameters():

@@ -29,6 +29,7 @@ from crossdna.errors import CrossDNAError
 from crossdna.models.loading import StrictLoadingMixin
 from crossdna.models.tokenized.batch import TokenBatch, spread, token_batch
 from crossdna.models.tokenized.configuration import Part, TokenizedConfig
+from crossdna.models.tokenized.operators import use_operators
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.reading import Reader, make_reader
 
@@ -149,6 +150,7 @@ class TokenizedModel(TokenizedPreTrainedModel):
             for module in net.modules():
                 # What was loaded is not to be drawn anew below.
                 module._is_hf_initialized = True  # type: ignore[assignment]
+        use_operators(net)
         self.net = net
         self.post_init()
 
