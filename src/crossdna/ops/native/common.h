@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -128,6 +128,9 @@ static inline Vec exp_fast(Vec x) {
 static inline Vec reciprocal(Vec x) {
 #if defined(__AVX512F__)
   const Vec estimate = (Vec)_mm512_rcp14_ps((__m512)x);
+  return estimate * (2.0f - x * estimate);
+#elif defined(__AVX__)
+  const Vec estimate = (Vec)_mm256_rcp_ps((__m256)x);
   return estimate * (2.0f - x * estimate);
 #else
   return 1.0f / x;
