@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossdna.errors import CrossDNAError
-from crossdna.ops.short_conv import short_conv
+from crossdna.ops.short_conv import dilated_conv, short_conv
 
 LENGTHS = (1, 63, 64, 65, 100, 257)
 
@@ -37,7 +37,7 @@ def backend(request):
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])
-@pytest.mark.parametrize("width", [1, 3, 4])
+@pytest.mark.parametrize("width", [1, 3, 4, 9])
 @pytest.mark.parametrize("length", LENGTHS)
 def test_equals_the_reference_with_gradients(
     backend, length, width, activation, assert_same
@@ -57,6 +57,32 @@ def test_a_hand_computed_case(backend):
     out = short_conv(x, weight, backend=backend)
     assert out.output[0, :, 5].tolist() == [1.0, 12.0, 23.0]
     assert out.tail[0, :, 5].tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("length", "width", "dilation"),
+    [(1, 9, 16), (5, 3, 1), (7, 9, 4), (64, 5, 3), (101, 9, 16)],
+)
+def test_dilated_equals_the_reference_with_gradients(
+    backend, length, width, dilation, assert_same
+):
+    x, weight, _ = make(2, length, 16, width, dtype=torch.float32)
+
+    def fast(*operands):
+        return [dilated_conv(*operands, dilation, backend=backend)]
+
+    def exact(*operands):
+        doubles = (t.double() for t in operands)
+        return [dilated_conv(*doubles, dilation, backend="reference")]
+
+    assert_same(fast, exact, [x, weight], tolerance=1e-5)
+
+
+def test_dilated_by_hand(backend):
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1).expand(1, 4, 16)
+    weight = torch.tensor([[100.0, 10.0, 1.0]]).expand(16, 3)
+    y = dilated_conv(x, weight, 2, backend=backend)
+    assert y[0, :, 3].tolist() == [13.0, 24.0, 130.0, 240.0]
 
 
 def test_gradcheck():
@@ -123,3 +149,5 @@ def test_bad_calls_are_named():
         short_conv(x, weight, mask=torch.ones(2, 9))
     with pytest.raises(CrossDNAError, match="empty"):
         short_conv(x[:, :0], weight)
+    with pytest.raises(CrossDNAError, match="4 taps have no middle"):
+        dilated_conv(x, torch.randn(4, 4), 2)

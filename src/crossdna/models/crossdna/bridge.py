@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from crossdna.models.crossdna.configuration import CrossDNAConfig
 from crossdna.models.linear import Linear
+from crossdna.ops.short_conv import dilated_conv
 
 BRIDGE_KERNEL = 9
 BRIDGE_DILATIONS = (1, 2, 4, 8, 16)
@@ -34,9 +35,11 @@ class BridgeContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""
-        channels_first = x.transpose(1, 2)
-        views = [conv(channels_first) for conv in self.convs]
-        return self.mix(torch.cat(views, dim=1).transpose(1, 2))
+        views = [
+            dilated_conv(x, conv.get_parameter("weight")[:, 0], dilation)
+            for conv, dilation in zip(self.convs, BRIDGE_DILATIONS, strict=True)
+        ]
+        return self.mix(torch.cat(views, dim=-1))
 
 
 class TokenBridge(nn.Module):

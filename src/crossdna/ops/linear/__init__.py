@@ -1,13 +1,17 @@
 """Linear maps at the speed of the machine's matrix unit.
 
 torch's float32 products go through a library that reaches half of what oneDNN reaches
-on some CPUs (AMD with AVX-512: 110 against 240 GFLOP/s a core), as accurately; its
-bfloat16 products take hundreds of times as long on CPUs without instructions for them.
+on some CPUs (AMD with AVX-512: 110 against 240 GFLOP/s a core), as accurately. With
+AVX2 it is torch that is ahead, above all in the gradients of weights: oneDNN copies
+what lies transposed, and takes twice the time for them. Its bfloat16 products take
+hundreds of times as long on CPUs without instructions for them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import torch
 
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.linear import onednn, reference, widened
@@ -21,7 +25,13 @@ def _accepts(*_arguments: Tensor | None) -> None:
 
 
 BACKENDS = (
-    Backend("onednn", onednn.linear, onednn.reject, onednn.unavailable),
+    Backend(
+        "onednn",
+        onednn.linear,
+        onednn.reject,
+        onednn.unavailable,
+        automatic=torch.backends.cpu.get_cpu_capability() != "AVX2",
+    ),
     Backend("widened", widened.linear, widened.reject, widened.unavailable),
     Backend("torch", reference.linear, _accepts, always),
 )

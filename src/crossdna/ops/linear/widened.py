@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 
 from crossdna.ops.dispatch import probe
-from crossdna.ops.linear import onednn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +47,9 @@ def reject(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply; arguments as in `crossdna.ops.linear.linear`."""
     with torch.autocast("cpu", enabled=False):
-        wide = [
-            None if part is None else part.bfloat16().float()
-            for part in (x, weight, bias)
-        ]
-        product = F.linear if onednn.reject(*wide) else onednn.linear  # type: ignore[arg-type]
-        return product(*wide).bfloat16()  # type: ignore[arg-type]
+        offset = None if bias is None else _rounded(bias)
+        return F.linear(_rounded(x), _rounded(weight), offset).bfloat16()
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.bfloat16().float()

@@ -9,8 +9,16 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
+#endif
+
+// Inner loops that AVX2 compiles apart from their callers: inlined into a long function,
+// they get too few of the 16 registers and read their addresses from the stack.
+#if defined(__AVX__) && !defined(__AVX512F__)
+#define CROSSDNA_APART [[gnu::noinline]]
+#else
+#define CROSSDNA_APART
 #endif
 
 namespace crossdna {
@@ -39,6 +47,15 @@ static inline Vec splat(float x) { return Vec{} + x; }
 static inline Vec load(const float* p) { return *reinterpret_cast<const LooseVec*>(p); }
 static inline void store(float* p, Vec x) { *reinterpret_cast<LooseVec*>(p) = x; }
 
+// Keeps a vector in its register: with AVX2, GCC prefers to read it again at each use,
+// and the loads, not the products, then set the pace.
+static inline Vec held(Vec x) {
+#if defined(__AVX__) && !defined(__AVX512F__)
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+
 static inline float sum(Vec x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)x);
@@ -55,11 +72,13 @@ static inline Vec select(IntVec condition, Vec yes, Vec no) {
   return (Vec)(((IntVec)yes & condition) | ((IntVec)no & ~condition));
 }
 
+// NaN where b is NaN.
 static inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+static inline Vec minimum(Vec a, Vec b) { return a < b ? a : b; }
 
 // 2^x for x up to 127, relative error 1e-7; 0 below -127, NaN stays NaN.
 static inline Vec exp2_fast(Vec x) {
-  x = x < -127.0f ? splat(-127.0f) : x;
+  x = maximum(splat(-127.0f), x);
   // Adding 1.5 * 2^23 rounds to an integer n, in the lowest bits.
   const Vec shifted = x + 12582912.0f;
   const Vec f = x - (shifted - 12582912.0f);
@@ -87,8 +106,8 @@ static inline Vec exp2_coarse(Vec x) {
   y = y * f + 9.9992527e-01f;
   return (Vec)_mm512_scalef_ps((__m512)y, (__m512)x);
 #else
-  x = x < -127.0f ? splat(-127.0f) : x;
-  x = x > 127.0f ? splat(127.0f) : x;
+  x = maximum(splat(-127.0f), x);
+  x = minimum(splat(127.0f), x);
   const Vec shifted = x + 12582912.0f;
   const Vec f = x - (shifted - 12582912.0f);
   Vec y = splat(5.517166853e-02f);  // minimax on [-1/2, 1/2]
@@ -102,13 +121,16 @@ static inline Vec exp2_coarse(Vec x) {
 
 static inline Vec exp_fast(Vec x) {
   x *= 1.44269504f;
-  return exp2_fast(x > 127.0f ? splat(127.0f) : x);
+  return exp2_fast(minimum(splat(127.0f), x));
 }
 
 // 1 / x for normal x: an estimate and one step of Newton where the CPU estimates.
 static inline Vec reciprocal(Vec x) {
 #if defined(__AVX512F__)
   const Vec estimate = (Vec)_mm512_rcp14_ps((__m512)x);
+  return estimate * (2.0f - x * estimate);
+#elif defined(__AVX__)
+  const Vec estimate = (Vec)_mm256_rcp_ps((__m256)x);
   return estimate * (2.0f - x * estimate);
 #else
   return 1.0f / x;
@@ -232,7 +254,8 @@ static inline void tile(int64_t depth, const float* a, int64_t lda, const float*
   for (int64_t k = 0; k < depth; ++k) {
     Vec row[VECTORS];
 #pragma GCC unroll 4
-    for (int j = 0; j < VECTORS; ++j) row[j] = load(b + k * ldb + j * WIDTH);
+    for (int j = 0; j < VECTORS; ++j)
+      row[j] = held(load(b + k * ldb + j * WIDTH));
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
       const float x = TRANSPOSED ? a[k * lda + r] : a[r * lda + k];

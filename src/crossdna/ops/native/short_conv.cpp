@@ -11,7 +11,7 @@ namespace crossdna {
 namespace {
 
 constexpr int64_t STRETCH = 64;
-constexpr int MAX_WIDTH = 8;
+constexpr int MAX_WIDTH = 16;
 constexpr int TOGETHER = 4;  // outputs computed side by side
 
 struct Problem {
@@ -45,7 +45,7 @@ void forward_rows(const Problem& p, const T* const* rows, int64_t count, T* to) 
   const int64_t taps = TAPS ? TAPS : p.width;
   for (int64_t c = 0; c < p.channels; c += WIDTH) {
     Vec y[TOGETHER] = {};
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t i = 0; i < taps + TOGETHER - 1; ++i) {
       const Vec x = load_wide(rows[i] + c);
 #pragma GCC unroll 4
@@ -77,6 +77,8 @@ void forward(const Problem& p, T* output, int threads) {
       const int64_t count = end - t < TOGETHER ? end - t : TOGETHER;
       if (p.width == 4)
         forward_rows<T, 4>(p, rows, count, to);
+      else if (p.width == 9)
+        forward_rows<T, 9>(p, rows, count, to);
       else
         forward_rows<T, 0>(p, rows, count, to);
     }
@@ -98,6 +100,32 @@ void before_activation(const Problem& p, int64_t b, int64_t t, const T* d_output
       d *= s * (1.0f + y * (1.0f - s));
     }
     store(to + c, d);
+  }
+}
+
+// Adds what the output at time t of sequence b, with gradient d, gives to the taps.
+template <typename T>
+void add_d_weight(const Problem& p, int64_t b, int64_t t, const float* d, float* sums) {
+  for (int64_t i = 0; i < p.width; ++i) {
+    const T* x = input_row<T>(p, b, t - p.width + 1 + i);
+    float* sum = sums + i * p.channels;
+    for (int64_t c = 0; c < p.channels; c += WIDTH)
+      store(sum + c, load(sum + c) + load_wide(x + c) * load(d + c));
+  }
+}
+
+// The gradient of the input at time t, from those of the outputs in `ring`.
+inline void d_input(const Problem& p, int64_t t, const float* ring, float* to) {
+  const float* rows[MAX_WIDTH];
+  // An input before the first met only the first taps' outputs.
+  const int64_t taps = t < 0 ? t + p.width : p.width;
+  for (int64_t i = 0; i < taps; ++i)
+    rows[i] = ring + (t + p.width - 1 - i) % p.width * p.channels;
+  for (int64_t c = 0; c < p.channels; c += WIDTH) {
+    Vec sum{};
+    for (int64_t i = 0; i < taps; ++i)
+      sum += load(rows[i] + c) * load(p.weight + i * p.channels + c);
+    store(to + c, sum);
   }
 }
 
@@ -125,13 +153,7 @@ void backward(const Problem& p, const T* d_output, float* dx, float* d_tail,
         float* d = ring + t % w * c_all;
         if (t < p.length) {
           before_activation(p, b, t, d_output, d);
-          if (t < end)
-            for (int64_t i = 0; i < w; ++i) {
-              const T* x = input_row<T>(p, b, t - w + 1 + i);
-              float* sum = own + i * c_all;
-              for (int64_t c = 0; c < c_all; c += WIDTH)
-                store(sum + c, load(sum + c) + load_wide(x + c) * load(d + c));
-            }
+          if (t < end) add_d_weight<T>(p, b, t, d, own);
         } else {
           std::memset(d, 0, c_all * 4);
         }
@@ -139,14 +161,7 @@ void backward(const Problem& p, const T* d_output, float* dx, float* d_tail,
         if (at < low) continue;
         float* to = at >= 0 ? dx + (b * p.length + at) * c_all
                             : d_tail + (b * (w - 1) + w - 1 + at) * c_all;
-        for (int64_t c = 0; c < c_all; c += WIDTH) {
-          Vec sum{};
-          for (int64_t i = 0; i < w; ++i)
-            if (at + w - 1 - i >= 0)
-              sum += load(ring + (at + w - 1 - i) % w * c_all + c) *
-                     load(p.weight + i * c_all + c);
-          store(to + c, sum);
-        }
+        d_input(p, at, ring, to);
       }
     }
   }

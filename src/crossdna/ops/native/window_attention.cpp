@@ -11,30 +11,55 @@ struct ForwardScratch {
     v = x.take(keys * wp);
     rows = x.take(PAD * wp);
     turned = x.take(PAD * wp);
-    s = x.take(KEYS * WIDTH);
+    s = x.take(KEYS * LANES);
     o = x.take(PAD * wp);
   }
   static int64_t floats(int64_t keys, int64_t wp) {
-    return (2 * keys + 3 * PAD) * wp + KEYS * WIDTH;
+    return (2 * keys + 3 * PAD) * wp + KEYS * LANES;
   }
 };
 
-// Divides by the sums of the weights and writes WIDTH rows of the output.
+// What a running softmax keeps for each of LANES queries.
+struct Softmax {
+  Queries top, weight;
+};
+
+// Divides by the sums of the weights and writes LANES rows of the output.
 template <typename T>
 void write_queries(const Problem& p, int64_t b, int64_t h, const Range& r,
-                   int64_t first, Vec top, Vec weight, T* output, float* log_sums,
+                   int64_t first, const Softmax& x, T* output, float* log_sums,
                    ForwardScratch& w) {
   const int64_t wp = padded(p.width);
-  for (int64_t d = 0; d < p.width; ++d)
-    store(w.o + d * WIDTH, load(w.o + d * WIDTH) / weight);
-  transpose(wp, WIDTH, w.o, WIDTH, w.rows, wp);
-  for (int64_t i = 0; i < WIDTH && first + i < r.to; ++i) {
+  for (int n = 0; n < VECTORS; ++n)
+    for (int64_t d = 0; d < p.width; ++d) {
+      float* at = w.o + d * LANES + n * WIDTH;
+      store(at, load(at) / x.weight.part[n]);
+    }
+  transpose(wp, LANES, w.o, LANES, w.rows, wp);
+  for (int64_t i = 0; i < LANES && first + i < r.to; ++i) {
     const int64_t t = first + i - p.first_query();
     T* row = output + ((b * p.length + t) * p.heads + h) * p.width;
     write_row(w.rows + i * wp, p.width, row);
     if (log_sums)
-      log_sums[(b * p.heads + h) * p.length + t] = top[i] + std::log2(weight[i]);
+      log_sums[(b * p.heads + h) * p.length + t] =
+          x.top.part[i / WIDTH][i % WIDTH] +
+          std::log2(x.weight.part[i / WIDTH][i % WIDTH]);
   }
+}
+
+// Takes the scores of one more stretch of keys in w.s into a vector's softmax: turns them
+// into weights and shrinks what was added up under a lower maximum.
+template <typename Products>
+void take_scores(int64_t count, int64_t width, int n, Softmax& x, ForwardScratch& w) {
+  float* s = w.s + n * WIDTH;
+  const Vec top = maximum(highest(count, s), x.top.part[n]);
+  const Vec shrink = exp2_fast(x.top.part[n] - top);
+  x.weight.part[n] = x.weight.part[n] * shrink + Products::weigh(count, top, s);
+  for (int64_t d = 0; d < width; ++d) {
+    float* at = w.o + d * LANES + n * WIDTH;
+    store(at, load(at) * shrink);
+  }
+  x.top.part[n] = top;
 }
 
 template <typename T, typename Products>
@@ -45,26 +70,22 @@ void forward_block(const Problem& p, int64_t b, int64_t h, int64_t block, T* out
   read_keys<T>(p, b, h, r, w.k, w.v);
   Products::pack_keys(grouped(r.keys()), wp, w.k, w.v);
   for (int64_t g = 0; g < r.groups(); ++g) {
-    const int64_t first = r.from + g * WIDTH;
+    const int64_t first = r.from + g * LANES;
     read_queries<T>(p, b, h, r, first, w.rows);
     Products::pack_queries(wp, w.rows, w.turned);
-    std::memset(w.o, 0, wp * WIDTH * 4);
-    const IntVec query_visible = query_visibility(p, b, first);
+    std::memset(w.o, 0, wp * LANES * 4);
     const Span keys = span(p, r, first);
-    Vec top = splat(FAR), weight{};
+    Softmax softmax{};
+    for (Vec& top : softmax.top.part) top = splat(FAR);
     for (int64_t start = keys.begin; start < keys.end; start += KEYS) {
       const int64_t count = keys.end - start < KEYS ? keys.end - start : KEYS;
       Products::score(grouped(count), p.width, wp, w.k, start - r.low, w.turned, w.s);
-      hide(p, b, first, query_visible, start, count, w.s);
-      const Vec new_top = maximum(highest(grouped(count), w.s), top);
-      const Vec shrink = exp2_fast(top - new_top);
-      weight = weight * shrink + Products::weigh(grouped(count), new_top, w.s);
-      for (int64_t d = 0; d < p.width; ++d)
-        store(w.o + d * WIDTH, load(w.o + d * WIDTH) * shrink);
+      hide(p, b, first, start, count, w.s);
+      for (int n = 0; n < VECTORS; ++n)
+        take_scores<Products>(grouped(count), p.width, n, softmax, w);
       Products::add(grouped(count), p.width, wp, w.v, start - r.low, w.s, w.o);
-      top = new_top;
     }
-    write_queries(p, b, h, r, first, top, weight, output, log_sums, w);
+    write_queries(p, b, h, r, first, softmax, output, log_sums, w);
   }
 }
 

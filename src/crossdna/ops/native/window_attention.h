@@ -1,7 +1,7 @@
 // Causal sliding-window attention with rotary positions, forward and backward.
 //
-// Queries are taken WIDTH at a time, one per vector lane, so that scores, maxima and sums
-// never cross lanes: with Q^T (width, WIDTH) a score is one broadcast of k_j[d] times a
+// Queries are taken LANES at a time, one per vector lane, so that scores, maxima and sums
+// never cross lanes: with Q^T (width, LANES) a score is one broadcast of k_j[d] times a
 // row of Q^T, and the output O^T accumulates broadcasts of v_j[d] times the weights. Keys
 // pass in blocks under a running maximum. Rotation is relative to the first key of a
 // block of BLOCK queries: only differences of positions matter, so a table of
@@ -17,6 +17,21 @@ constexpr int64_t BLOCK = 512;  // queries that share one rotated copy of their 
 constexpr int KEYS = 64;        // keys between two looks at the running maximum
 constexpr int GROUP = 4;        // keys or channels in registers at a time
 constexpr float FAR = -1e30f;   // below every score, but finite: FAR - FAR is 0
+
+// Vectors of queries at a time. AVX2 loads two numbers per cycle and multiplies two: only
+// a broadcast that serves two vectors leaves its multipliers no time to wait.
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr int VECTORS = 2;
+#else
+constexpr int VECTORS = 1;
+#endif
+constexpr int LANES = VECTORS * WIDTH;  // queries at a time
+static_assert(LANES <= PAD, "rows of queries are read into PAD rows");
+
+// One number for each of LANES queries.
+struct Queries {
+  Vec part[VECTORS];
+};
 
 inline int64_t grouped(int64_t n) { return (n + GROUP - 1) / GROUP * GROUP; }
 
@@ -42,7 +57,7 @@ struct Problem {
 struct Range {
   int64_t from, to, low;
   int64_t keys() const { return to - low; }
-  int64_t groups() const { return (to - from + WIDTH - 1) / WIDTH; }
+  int64_t groups() const { return (to - from + LANES - 1) / LANES; }
 };
 
 inline Range range(const Problem& p, int64_t block) {
@@ -100,13 +115,13 @@ void read_keys(const Problem& p, int64_t b, int64_t h, const Range& r, float* k,
   std::memset(v + r.keys() * wp, 0, GROUP * wp * 4);
 }
 
-// Rotated queries [first, first + WIDTH), scaled so that weights are powers of two.
+// Rotated queries [first, first + LANES), scaled so that weights are powers of two.
 template <typename T>
 void read_queries(const Problem& p, int64_t b, int64_t h, const Range& r, int64_t first,
                   float* rows) {
   const int64_t wp = padded(p.width);
   const float scale = 1.44269504f / std::sqrt(static_cast<float>(p.width));
-  for (int64_t i = 0; i < WIDTH; ++i) {
+  for (int64_t i = 0; i < LANES; ++i) {
     float* row = rows + i * wp;
     const int64_t position = first + i;
     if (position >= r.to) {
@@ -121,36 +136,55 @@ void read_queries(const Problem& p, int64_t b, int64_t h, const Range& r, int64_
 }
 
 // out[j] = x_j . Q^T for `count` rows x_j, a multiple of GROUP.
-inline void scores(int64_t count, int64_t width, int64_t wp, const float* x,
-                   const float* turned, float* out) {
+CROSSDNA_APART inline void scores(int64_t count, int64_t width, int64_t wp,
+                                  const float* x, const float* turned, float* out) {
   for (int64_t j = 0; j < count; j += GROUP) {
-    Vec acc[GROUP] = {};
+    Vec acc[GROUP][VECTORS] = {};
     const float* row = x + j * wp;
     for (int64_t d = 0; d < width; ++d) {
-      const Vec q = load(turned + d * WIDTH);
+      Vec q[VECTORS];
+#pragma GCC unroll 2
+      for (int n = 0; n < VECTORS; ++n)
+        q[n] = held(load(turned + d * LANES + n * WIDTH));
 #pragma GCC unroll 4
-      for (int g = 0; g < GROUP; ++g) acc[g] += row[g * wp + d] * q;
+      for (int g = 0; g < GROUP; ++g)
+#pragma GCC unroll 2
+        for (int n = 0; n < VECTORS; ++n) acc[g][n] += row[g * wp + d] * q[n];
     }
 #pragma GCC unroll 4
-    for (int g = 0; g < GROUP; ++g) store(out + (j + g) * WIDTH, acc[g]);
+    for (int g = 0; g < GROUP; ++g)
+#pragma GCC unroll 2
+      for (int n = 0; n < VECTORS; ++n)
+        store(out + (j + g) * LANES + n * WIDTH, acc[g][n]);
   }
 }
 
-// Adds sum_j x_j[d] weights[j] to out[d], d in [0, width padded to GROUP).
-inline void gather(int64_t count, int64_t wp, int64_t width, const float* x,
-                   const float* weights, float* out) {
-  constexpr int WIDE = 2 * GROUP;
+// Adds sum_j x_j[d] weights[j] to out[d], d in [0, width padded to 2 * GROUP).
+CROSSDNA_APART inline void gather(int64_t count, int64_t wp, int64_t width,
+                                  const float* x, const float* weights, float* out) {
+  constexpr int WIDE = 2 * GROUP / VECTORS;
   for (int64_t d = 0; d < width; d += WIDE) {
-    Vec acc[WIDE];
+    Vec acc[WIDE][VECTORS];
 #pragma GCC unroll 8
-    for (int g = 0; g < WIDE; ++g) acc[g] = load(out + (d + g) * WIDTH);
+    for (int g = 0; g < WIDE; ++g)
+#pragma GCC unroll 2
+      for (int n = 0; n < VECTORS; ++n)
+        acc[g][n] = load(out + (d + g) * LANES + n * WIDTH);
     for (int64_t j = 0; j < count; ++j) {
-      const Vec w = load(weights + j * WIDTH);
+      Vec w[VECTORS];
+#pragma GCC unroll 2
+      for (int n = 0; n < VECTORS; ++n)
+        w[n] = held(load(weights + j * LANES + n * WIDTH));
 #pragma GCC unroll 8
-      for (int g = 0; g < WIDE; ++g) acc[g] += x[j * wp + d + g] * w;
+      for (int g = 0; g < WIDE; ++g)
+#pragma GCC unroll 2
+        for (int n = 0; n < VECTORS; ++n) acc[g][n] += x[j * wp + d + g] * w[n];
     }
 #pragma GCC unroll 8
-    for (int g = 0; g < WIDE; ++g) store(out + (d + g) * WIDTH, acc[g]);
+    for (int g = 0; g < WIDE; ++g)
+#pragma GCC unroll 2
+      for (int n = 0; n < VECTORS; ++n)
+        store(out + (d + g) * LANES + n * WIDTH, acc[g][n]);
   }
 }
 
@@ -182,40 +216,45 @@ inline IntVec query_visibility(const Problem& p, int64_t b, int64_t first) {
 // The largest of `count` scores, lane by lane; several chains hide the latency.
 inline Vec highest(int64_t count, const float* s) {
   Vec top[GROUP];
-  for (int g = 0; g < GROUP; ++g) top[g] = load(s + g * WIDTH);
+  for (int g = 0; g < GROUP; ++g) top[g] = load(s + g * LANES);
   for (int64_t j = GROUP; j < count; j += GROUP)
 #pragma GCC unroll 4
-    for (int g = 0; g < GROUP; ++g) top[g] = maximum(load(s + (j + g) * WIDTH), top[g]);
+    for (int g = 0; g < GROUP; ++g) top[g] = maximum(load(s + (j + g) * LANES), top[g]);
   return maximum(maximum(top[0], top[1]), maximum(top[2], top[3]));
 }
 
 // Removes the scores of keys that are not seen and of the rows that fill up the last
 // group. Inside the window all lanes see all keys.
-inline void hide(const Problem& p, int64_t b, int64_t first, IntVec query_visible,
-                 int64_t start, int64_t count, float* s) {
-  for (int64_t j = count; j < grouped(count); ++j) store(s + j * WIDTH, splat(-INFINITY));
-  const bool inside =
-      start > first + WIDTH - 1 - p.window && start + count - 1 <= first;
-  if (inside && !p.visible) return;
-  for (int64_t j = 0; j < count; ++j) {
-    const IntVec seen = sees(p, b, first, start + j, query_visible);
-    store(s + j * WIDTH, select(seen, load(s + j * WIDTH), splat(-INFINITY)));
+inline void hide(const Problem& p, int64_t b, int64_t first, int64_t start,
+                 int64_t count, float* s) {
+  for (int64_t j = count; j < grouped(count); ++j)
+    for (int n = 0; n < LANES; n += WIDTH) store(s + j * LANES + n, splat(-INFINITY));
+  const int64_t low = first + LANES - p.window;  // all see [low, first]
+  if (start >= low && start + count - 1 <= first && !p.visible) return;
+  for (int n = 0; n < LANES; n += WIDTH) {
+    const IntVec query_visible = query_visibility(p, b, first + n);
+    for (int64_t j = 0; j < count; ++j) {
+      if (start + j >= low && start + j <= first && !p.visible) continue;
+      const IntVec seen = sees(p, b, first + n, start + j, query_visible);
+      float* at = s + j * LANES + n;
+      store(at, select(seen, load(at), splat(-INFINITY)));
+    }
   }
 }
 
-// The keys that WIDTH queries from `first` can see: [begin, end), positions.
+// The keys that LANES queries from `first` can see: [begin, end), positions.
 struct Span {
   int64_t begin, end;
 };
 inline Span span(const Problem& p, const Range& r, int64_t first) {
   const int64_t low = first - p.window + 1 > r.low ? first - p.window + 1 : r.low;
   // An even number of keys from the block's first: pairs of keys stay together.
-  return {low - (low - r.low) % 2, first + WIDTH < r.to ? first + WIDTH : r.to};
+  return {low - (low - r.low) % 2, first + LANES < r.to ? first + LANES : r.to};
 }
 
-// Turns WIDTH rows (WIDTH, wp) into (wp, WIDTH).
+// Turns LANES rows (LANES, wp) into (wp, LANES).
 inline void turn(int64_t wp, const float* rows, float* turned) {
-  transpose(WIDTH, wp, rows, wp, turned, WIDTH);
+  transpose(LANES, wp, rows, wp, turned, LANES);
 }
 
 // sizes: batch, length, past + length, heads, width, window; strides: three for each of

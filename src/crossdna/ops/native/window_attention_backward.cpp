@@ -16,15 +16,22 @@ struct BackwardScratch {
     d_rows = x.take(PAD * wp);
     d_turned = x.take(PAD * wp);
     dq = x.take(PAD * wp);
-    s = x.take(KEYS * WIDTH);
-    ds = x.take(KEYS * WIDTH);
+    s = x.take(KEYS * LANES);
+    ds = x.take(KEYS * LANES);
   }
   static int64_t floats(int64_t keys, int64_t wp) {
-    return (4 * keys + 5 * PAD) * wp + 2 * KEYS * WIDTH;
+    return (4 * keys + 5 * PAD) * wp + 2 * KEYS * LANES;
   }
 };
 
 // Adds sum_i weights[j][i] rows[i] to out[j]: lanes are channels here.
+#if defined(__AVX__) && !defined(__AVX512F__)
+// With 16 registers it is a tile of out that stays in them, not the rows.
+inline void scatter(int64_t count, int64_t wp, const float* weights, const float* rows,
+                    float* out) {
+  product(grouped(count), wp, LANES, weights, LANES, rows, wp, out, wp, 1.0f);
+}
+#else
 inline void scatter(int64_t count, int64_t wp, const float* weights, const float* rows,
                     float* out) {
   for (int64_t c = 0; c < wp; c += WIDTH) {
@@ -43,30 +50,46 @@ inline void scatter(int64_t count, int64_t wp, const float* weights, const float
     }
   }
 }
+#endif
 
 struct Gradients {
   float *q, *k, *v;  // contiguous float32; k and v start at zero
 };
 
-// Reads the gradients of WIDTH queries, their products with the outputs and the logarithms
+// Reads the gradients of LANES queries, their products with the outputs and the logarithms
 // of their sums; lanes beyond the end get weights of zero.
 template <typename T>
 void read_d_output(const Problem& p, int64_t b, int64_t h, const Range& r,
                    int64_t first, const T* output, const T* d_output,
-                   const float* log_sums, float* d_rows, Vec& log_sum, Vec& inner) {
+                   const float* log_sums, float* d_rows, Queries& log_sum,
+                   Queries& inner) {
   const int64_t wp = padded(p.width);
-  std::memset(d_rows, 0, wp * WIDTH * 4);
-  log_sum = splat(-FAR), inner = Vec{};
-  for (int64_t i = 0; i < WIDTH && first + i < r.to; ++i) {
+  std::memset(d_rows, 0, wp * LANES * 4);
+  inner = Queries{};
+  for (Vec& part : log_sum.part) part = splat(-FAR);
+  for (int64_t i = 0; i < LANES && first + i < r.to; ++i) {
     const int64_t t = first + i - p.first_query();
     const int64_t at = ((b * p.length + t) * p.heads + h) * p.width;
     read_row(d_output + at, p.width, wp, d_rows + i * wp);
     float total = 0.0f;
     for (int64_t d = 0; d < p.width; ++d)
       total += widen(output[at + d]) * d_rows[i * wp + d];
-    inner[i] = total;
-    log_sum[i] = log_sums[(b * p.heads + h) * p.length + t];
+    inner.part[i / WIDTH][i % WIDTH] = total;
+    log_sum.part[i / WIDTH][i % WIDTH] = log_sums[(b * p.heads + h) * p.length + t];
   }
+}
+
+// Turns the scores of keys and the products dO V^T into weights and their gradients.
+inline void weigh_backward(int64_t count, const Queries& log_sum, const Queries& inner,
+                           float* s, float* ds) {
+  for (int64_t j = 0; j < count; ++j)
+#pragma GCC unroll 2
+    for (int n = 0; n < VECTORS; ++n) {
+      const int64_t at = j * LANES + n * WIDTH;
+      const Vec e = exp2_fast(load(s + at) - log_sum.part[n]);
+      store(s + at, e);
+      store(ds + at, e * (load(ds + at) - inner.part[n]));
+    }
 }
 
 template <typename T>
@@ -76,31 +99,26 @@ void backward_group(const Problem& p, int64_t b, int64_t h, const Range& r,
   const int64_t wp = padded(p.width);
   read_queries<T>(p, b, h, r, first, w.rows);
   turn(wp, w.rows, w.turned);
-  std::memset(w.dq, 0, wp * WIDTH * 4);
-  Vec log_sum, inner;
+  std::memset(w.dq, 0, wp * LANES * 4);
+  Queries log_sum, inner;
   read_d_output(p, b, h, r, first, output, d_output, log_sums, w.d_rows, log_sum,
                 inner);
   turn(wp, w.d_rows, w.d_turned);
-  const IntVec query_visible = query_visibility(p, b, first);
   const Span keys = span(p, r, first);
   for (int64_t start = keys.begin; start < keys.end; start += KEYS) {
     const int64_t count = keys.end - start < KEYS ? keys.end - start : KEYS;
     const int64_t at = (start - r.low) * wp;
     scores(grouped(count), p.width, wp, w.k + at, w.turned, w.s);
-    hide(p, b, first, query_visible, start, count, w.s);
+    hide(p, b, first, start, count, w.s);
     scores(grouped(count), p.width, wp, w.v + at, w.d_turned, w.ds);
-    for (int64_t j = 0; j < count; ++j) {
-      const Vec e = exp2_fast(load(w.s + j * WIDTH) - log_sum);
-      store(w.s + j * WIDTH, e);
-      store(w.ds + j * WIDTH, e * (load(w.ds + j * WIDTH) - inner));
-    }
+    weigh_backward(grouped(count), log_sum, inner, w.s, w.ds);
     gather(count, wp, p.width, w.k + at, w.ds, w.dq);
     scatter(count, wp, w.ds, w.rows, w.dk + at);
     scatter(count, wp, w.s, w.d_rows, w.dv + at);
   }
-  transpose(wp, WIDTH, w.dq, WIDTH, w.rows, wp);
+  transpose(wp, LANES, w.dq, LANES, w.rows, wp);
   const float scale = 1.0f / std::sqrt(static_cast<float>(p.width));
-  for (int64_t i = 0; i < WIDTH && first + i < r.to; ++i) {
+  for (int64_t i = 0; i < LANES && first + i < r.to; ++i) {
     const int64_t t = first + i - p.first_query();
     float* row = g.q + ((b * p.length + t) * p.heads + h) * p.width;
     for (int64_t d = 0; d < p.width; ++d) row[d] = scale * w.rows[i * wp + d];
@@ -118,7 +136,7 @@ void backward_block(const Problem& p, int64_t b, int64_t h, int64_t block,
   std::memset(w.dk, 0, r.keys() * wp * 4);
   std::memset(w.dv, 0, r.keys() * wp * 4);
   for (int64_t i = 0; i < r.groups(); ++i)
-    backward_group<T>(p, b, h, r, r.from + i * WIDTH, output, d_output, log_sums, w, g);
+    backward_group<T>(p, b, h, r, r.from + i * LANES, output, d_output, log_sums, w, g);
   // The queries carried log2(e): dK = ln(2) dS^T Q.
   for (int64_t j = r.low; j < r.to; ++j) {
     float* row = w.dk + (j - r.low) * wp;

@@ -16,13 +16,13 @@ struct Float32Products {
                     int64_t from, const float* turned, float* s) {
     scores(count, width, wp, k + from * wp, turned, s);
   }
-  // Turns scores into weights relative to `top`; returns their sum.
+  // Turns one vector's scores into weights relative to `top`; returns their sum.
   static Vec weigh(int64_t count, Vec top, float* s) {
     Vec total{};
     for (int64_t j = 0; j < count; ++j) {
-      const Vec e = exp2_fast(load(s + j * WIDTH) - top);
+      const Vec e = exp2_fast(load(s + j * LANES) - top);
       total += e;
-      store(s + j * WIDTH, e);
+      store(s + j * LANES, e);
     }
     return total;
   }

@@ -1,4 +1,4 @@
-"""Short causal depthwise convolution with a carried tail and an optional SiLU."""
+"""Short depthwise convolutions: causal with a carried tail, or around each position."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ BACKENDS = (
     Backend("native", native.short_conv, native.reject, build.unavailable),
     Backend("torch", taps.short_conv, _accepts, always),
     Backend("reference", reference.short_conv, _accepts, always, automatic=False),
+)
+
+DILATED_BACKENDS = (
+    Backend("native", native.dilated_conv, native.reject_dilated, build.unavailable),
+    Backend("torch", taps.dilated_conv, _accepts, always),
+    Backend("reference", reference.dilated_conv, _accepts, always, automatic=False),
 )
 
 
@@ -79,6 +85,40 @@ def short_conv(
     start = max(0, x.shape[1] - width + 1)
     ending = cat([tail, x[:, start:]], 1)
     return ShortConvOutput(output, ending[:, ending.shape[1] - width + 1 :].clone())
+
+
+def dilated_conv(
+    x: Tensor, weight: Tensor, dilation: int, *, backend: str = "auto"
+) -> Tensor:
+    """Convolve each channel with taps around each position, without bias.
+
+    Parameters
+    ----------
+    x : (batch, length, channels)
+    weight : (channels, width), width odd; the middle tap meets the position itself
+    dilation : int
+        Positions from one tap to the next; beyond the ends there are zeros.
+    backend : "auto" or one of `DILATED_BACKENDS`
+
+    Returns
+    -------
+    (batch, length, channels)
+
+    Raises
+    ------
+    CrossDNAError
+        Shapes that do not fit together, or an even width.
+    BackendUnavailableError
+        The named backend cannot run this call.
+    """
+    _check(x, weight, None, None, None)
+    if weight.shape[1] % 2 == 0:
+        raise CrossDNAError(
+            f"dilated_conv: {weight.shape[1]} taps have no middle, width must be odd"
+        )
+    arguments = (x, weight, dilation)
+    chosen = choose("dilated_conv", DILATED_BACKENDS, backend, arguments)
+    return chosen.kernel(*arguments)
 
 
 def _check(

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from crossdna.ops.native import build
 from crossdna.ops.native.call import pointer, pointers, shared_dtype, sizes
 
 # The kernels work on whole vectors of channels and keep their rows in fixed arrays.
-CHANNELS, MAX_WIDTH = 16, 8
+CHANNELS, MAX_WIDTH = 16, 16
 
 
 def reject(x: Tensor, weight: Tensor, tail: Tensor) -> str | None:
@@ -33,6 +34,27 @@ def reject(x: Tensor, weight: Tensor, tail: Tensor) -> str | None:
 def short_conv(x: Tensor, weight: Tensor, tail: Tensor, *, silu: bool) -> Tensor:
     """Convolve; arguments as in `crossdna.ops.short_conv.short_conv`."""
     return _forward(x, weight.float().t().contiguous(), tail, silu)
+
+
+def reject_dilated(x: Tensor, weight: Tensor, dilation: int) -> str | None:
+    """Say why this call cannot run on the kernel, or None."""
+    return reject(x, weight, x)
+
+
+def dilated_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Convolve; arguments as in `crossdna.ops.short_conv.dilated_conv`.
+
+    As many neighbours as the dilation, side by side, are the channels of one position
+    of a plain convolution. It is causal: outputs come half a kernel late.
+    """
+    batch, length, channels = x.shape
+    width = weight.shape[1]
+    late = dilation * (width // 2)
+    padded = F.pad(x, (0, 0, 0, late + -length % dilation))
+    rows = padded.reshape(batch, -1, dilation * channels)
+    tail = x.new_zeros(batch, width - 1, dilation * channels)
+    y = short_conv(rows, weight.repeat(dilation, 1), tail, silu=False)
+    return y.view(batch, -1, channels)[:, late : late + length]
 
 
 def _prepared(x: Tensor, tail: Tensor, taps: Tensor, silu: bool) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The short convolution as a sum over its taps, in the order of its definition."""
+"""The short convolutions as sums over taps, in the order of their definition."""
 
 from __future__ import annotations
 
@@ -15,3 +15,16 @@ def short_conv(x: Tensor, weight: Tensor, tail: Tensor, *, silu: bool) -> Tensor
         steps.append((x[:, t : t + width] * weight.to(x.dtype).t()).sum(1))
     y = torch.stack(steps, 1)
     return y * torch.sigmoid(y) if silu else y
+
+
+def dilated_conv(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Convolve; arguments as in `crossdna.ops.short_conv.dilated_conv`."""
+    width, length = weight.shape[1], x.shape[1]
+    y = torch.zeros_like(x)
+    for tap in range(width):
+        offset = dilation * (tap - width // 2)
+        for t in range(max(0, -offset), min(length, length - offset)):
+            step = torch.zeros_like(y)
+            step[:, t] = x[:, t + offset] * weight[:, tap].to(x.dtype)
+            y = y + step
+    return y
