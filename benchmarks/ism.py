@@ -27,10 +27,8 @@ from crossdna import (
     alphabet,
 )
 from crossdna.analysis.inference import base_log_probabilities, sequence_logits
-from crossdna.analysis.variants.reuse import (
-    logits_of_one_window,
-    marginals_of_one_window,
-)
+from crossdna.analysis.variants.edits import Edit
+from crossdna.analysis.variants.reuse import edited_marginals, edited_outputs
 
 # What is asked, and how the configuration differs for it.
 ANSWERS = {
@@ -83,10 +81,11 @@ def naive(options, model, ids, positions, bases):
 
 def reused(options, model, ids, positions, bases):
     """Each edit from where it differs; both strands."""
-    places = positions.tolist()
-    if isinstance(model, CrossDNAForMaskedLM):
-        return marginals_of_one_window(model, ids, places, strand_average=True)
-    return logits_of_one_window(model, ids, places, bases, strand_average=True)
+    places = zip(positions.tolist(), bases.tolist(), strict=True)
+    edits = [Edit(0, position, base) for position, base in places]
+    masked = isinstance(model, CrossDNAForMaskedLM)
+    read = edited_marginals if masked else edited_outputs
+    return read(model, ids[None], edits, strand_average=True)
 
 
 def measure(options, answer):

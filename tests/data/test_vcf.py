@@ -7,14 +7,8 @@ import subprocess
 import pysam
 import pytest
 
-from crossdna.data.vcf import (
-    FieldLog,
-    InfoField,
-    VariantFile,
-    extended_header,
-    with_info,
-    write_vcf,
-)
+from crossdna.data.vcf import VariantFile, with_info, write_vcf
+from crossdna.data.vcf_header import FieldLog, InfoField, extended_header
 from crossdna.errors import CrossDNAError
 
 HEADER = [
@@ -171,6 +165,16 @@ def test_header_is_kept_and_grows_once():
     assert sorted(twice) == sorted(line.replace("<a=1>", "<a=2>") for line in once)
 
 
+def test_a_header_without_version_gets_one():
+    header = extended_header(["##x=<ID=DB>", "#CHROM"], [], {}, "##a=1")
+    assert header == ["##fileformat=VCFv4.2", "##x=<ID=DB>", "##a=1", "#CHROM"]
+
+
+def test_empty_lines_behind_the_last_record(tmp_path):
+    path = write(tmp_path / "a.vcf", records=[RECORDS[0], "", ""])
+    assert [record.text for record in VariantFile.open(path).records()] == RECORDS[:1]
+
+
 def test_others_read_what_is_written(tmp_path):
     header = extended_header(HEADER, FIELDS, {}, "##crossdna_score=<a=1>")
     header.insert(1, '##FILTER=<ID=q10,Description="q">')
@@ -218,13 +222,14 @@ def test_unsorted_records_cannot_be_indexed_silently(tmp_path):
 def test_fields_that_the_header_does_not_describe():
     header = ['##INFO=<ID=AF,Number=A,Type=Float,Description="x">', "#CHROM"]
     log = FieldLog(header)
-    log.see("1\t5\t.\tA\tC\t.\tPASS\tAF=0.5;DB;X=1,2\tGT:DP\t0/1:3")
+    log.see("1\t5\t.\tA\tC\t.\tPASS\tAF=0.5;DB;X=1,2\tGT:DP:ZZ\t0/1:3:a")
     log.see("1\t6\t.\tA\tC\t.\tq10;.\t.")
     text = 'Description="Not described in the input">'
     assert list(log.lines.values()) == [
         f"##INFO=<ID=DB,Number=0,Type=Flag,{text}",
         f"##INFO=<ID=X,Number=.,Type=String,{text}",
         f"##FORMAT=<ID=GT,Number=1,Type=String,{text}",
-        f"##FORMAT=<ID=DP,Number=.,Type=String,{text}",
+        f"##FORMAT=<ID=DP,Number=1,Type=Integer,{text}",
+        f"##FORMAT=<ID=ZZ,Number=.,Type=String,{text}",
         f"##FILTER=<ID=q10,{text}",
     ]

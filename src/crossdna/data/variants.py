@@ -145,7 +145,10 @@ def mismatch_hint(tally: ContigTally) -> str:
     if matching >= 0.9 * tally.mismatches and tally.mismatches >= 4:
         return f"they match {shift:+d} base: do the positions count from 0?"
     if tally.mismatches >= 0.1 * tally.records:
-        return "is the genome another assembly (hg19, hg38, T2T)?"
+        return (
+            "is the genome another assembly (hg19, hg38, T2T)? Then the rest matches "
+            "by chance, and its scores mean nothing"
+        )
     return "are these records from another release of the assembly?"
 
 

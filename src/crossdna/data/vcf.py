@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crossdna import alphabet
 from crossdna.data.fasta import open_bytes, open_lines
+from crossdna.data.vcf_header import VERSION
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_path
 
@@ -88,7 +89,7 @@ class VariantFile:
         with open_bytes(path) as (stream, _):
             kind = _kind(_peek(stream, name))
         if kind == "tsv":
-            columns = ["##fileformat=VCFv4.2", "\t".join(_FIXED)]
+            columns = [VERSION, "\t".join(_FIXED)]
             return cls(path, name, kind, columns)
         file = cls(path, name, kind, [])
         for _, line in file._lines():
@@ -120,12 +121,19 @@ class VariantFile:
             yield from self._table_records()
             return
         columns = self.header[-1].count("\t") + 1
+        empty = 0
         for number, line in self._lines():
             if line.startswith("#"):
                 continue
-            where = f"{self.name}:{number}"
+            # Behind the last record an empty line does no harm.
             if not line:
-                raise CrossDNAError(f"{where}: empty line among the records")
+                empty = empty or number
+                continue
+            if empty:
+                raise CrossDNAError(
+                    f"{self.name}:{empty}: empty line among the records"
+                )
+            where = f"{self.name}:{number}"
             fields = line.split("\t")
             if len(fields) != columns:
                 raise CrossDNAError(
@@ -166,6 +174,8 @@ class VariantFile:
     def _bcf_lines(self) -> Iterator[tuple[int, str]]:
         import pysam
 
+        # htslib complains of an index that nobody asked for.
+        verbosity = pysam.set_verbosity(0)
         try:
             with pysam.VariantFile(str(self.path)) as file:
                 for line in str(file.header).rstrip("\n").split("\n"):
@@ -174,6 +184,8 @@ class VariantFile:
                     yield number, str(record).rstrip("\n")
         except (OSError, ValueError) as error:
             raise CrossDNAError(f"{self.name}: damaged BCF file: {error}") from None
+        finally:
+            pysam.set_verbosity(verbosity)
 
 
 def _peek(stream: object, name: str) -> bytes:
@@ -242,100 +254,6 @@ def _record(
     if not all(alts):
         raise CrossDNAError(f"{where}: ALT {alt!r} has an empty allele; write . or *")
     return Record(number, contig, int(position) - 1, name, ref, alts, text)
-
-
-class FieldLog:
-    """Fields that records use and the header does not describe.
-
-    Readers guess their type, but refuse to write them.
-
-    Parameters
-    ----------
-    header
-        Header lines of a VCF.
-    """
-
-    def __init__(self, header: Sequence[str]) -> None:
-        self._known = {("FILTER", "PASS"), ("FILTER", ".")}
-        self.lines: dict[str, str] = {}
-        """By name of a field, the header line that describes it."""
-        for line in header:
-            kind, _, rest = line.removeprefix("##").partition("=<ID=")
-            if rest:
-                self._known.add((kind, rest.split(",", 1)[0].rstrip(">")))
-
-    def see(self, text: str) -> None:
-        """Take a record as a line of VCF."""
-        columns = text.split("\t")
-        for name in columns[6].split(";"):
-            self._add("FILTER", name, "")
-        if columns[7] not in (".", ""):
-            for part in columns[7].split(";"):
-                name, value, _ = part.partition("=")
-                kind = "Number=.,Type=String" if value else "Number=0,Type=Flag"
-                self._add("INFO", name, f"{kind},")
-        for name in columns[8].split(":") if len(columns) > 8 else ():
-            number = "1" if name == "GT" else "."
-            self._add("FORMAT", name, f"Number={number},Type=String,")
-
-    def _add(self, kind: str, name: str, what: str) -> None:
-        if name and (kind, name) not in self._known:
-            self._known.add((kind, name))
-            text = 'Description="Not described in the input"'
-            self.lines[f"{kind} {name}"] = f"##{kind}=<ID={name},{what}{text}>"
-
-
-class InfoField(NamedTuple):
-    """A field to be added to INFO."""
-
-    key: str
-    number: str
-    """``A`` for one value for each alternate allele, ``0`` for a flag."""
-    kind: str
-    """``Float``, ``String`` or ``Flag``."""
-    description: str
-
-    def header_line(self) -> str:
-        """The line that describes the field."""
-        text = self.description.replace("\\", "\\\\").replace('"', '\\"')
-        return (
-            f"##INFO=<ID={self.key},Number={self.number},Type={self.kind},"
-            f'Description="{text}">'
-        )
-
-
-def extended_header(
-    header: Sequence[str],
-    fields: Sequence[InfoField],
-    contigs: Mapping[str, int],
-    provenance: str,
-) -> list[str]:
-    """Add what a scored file needs; fields of the same name from before are replaced.
-
-    Parameters
-    ----------
-    contigs
-        Contigs of the records and their lengths; those the header lacks are added.
-    provenance
-        A ``##`` line on how the file was made.
-    """
-    replaced = tuple(f"##INFO=<ID={field.key}," for field in fields)
-    key = provenance.split("=", 1)[0] + "="
-    kept = [line for line in header[:-1] if not line.startswith((*replaced, key))]
-    declared = {
-        part.removeprefix("ID=")
-        for line in kept
-        if line.startswith("##contig=<")
-        for part in line[len("##contig=<") :].rstrip(">").split(",")
-        if part.startswith("ID=")
-    }
-    added = [
-        f"##contig=<ID={name},length={length}>"
-        for name, length in contigs.items()
-        if name not in declared
-    ]
-    described = [field.header_line() for field in fields]
-    return [*kept, *added, *described, provenance, header[-1]]
 
 
 def with_info(text: str, values: Mapping[str, str | None], known: Iterable[str]) -> str:

@@ -99,6 +99,13 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def test_a_head_per_base_is_refused(tiny_checkpoint):
+    path = tiny_checkpoint("CrossDNAForTokenClassification", num_labels=2)
+    model = load_model(path, "per-base", "cpu")
+    with pytest.raises(CrossDNAError, match="crossdna track"):
+        mutagenesis_scores(model, deletions=False)
+
+
 def test_page_stands_alone(tiny_checkpoint, genome):
     model = load_model(tiny_checkpoint(), "masked-lm", "cpu")
     settings = ScoreSettings(scores=("llr",), window=64)

@@ -6,6 +6,7 @@ import torch
 
 from crossdna import alphabet
 from crossdna.analysis.inference import load_model
+from crossdna.analysis.variants.edits import Edit
 from crossdna.analysis.variants.reuse import (
     can_reuse,
     edited_logits,
@@ -30,24 +31,28 @@ def changes(request):
     return request.param
 
 
-@pytest.fixture
-def ids(rng):
-    window = torch.from_numpy(rng.integers(0, 4, 97))
-    window[60:63] = alphabet.N
-    return window
+@pytest.fixture(params=[1, 5])
+def ids(rng, request):
+    windows = torch.from_numpy(rng.integers(0, 4, (request.param, 97)))
+    windows[0, 60:63] = alphabet.N
+    return windows
 
 
 def test_masked_probabilities(tiny_checkpoint, changes, ids):
     model = load_model(tiny_checkpoint(**changes), "masked-lm", "cpu")
-    assert can_reuse(model, len(ids))
-    positions = [0, 1, 3, 22, 23, 24, 25, 26, 47, 48, 60, 70, 71, 95, 96]
-    masked = ids.repeat(len(positions), 1)
+    assert can_reuse(model, ids.shape[1])
+    positions = [0, 1, 96, 3, 23, 24, 22, 25, 26, 47, 48, 60, 71, 70, 95]
+    edits = [
+        Edit(i * i % len(ids), position, alphabet.MASK)
+        for i, position in enumerate(positions)
+    ]
+    masked = ids[[edit.window for edit in edits]]
     rows = range(len(positions))
     masked[rows, positions] = alphabet.MASK
     with torch.inference_mode():
         expected = model(masked).logits[rows, positions, :4].softmax(-1)
     for group in (1, 4, 100):
-        found = masked_probabilities(model, ids, positions, group=group)
+        found = masked_probabilities(model, ids, edits, group=group)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -69,10 +74,14 @@ def test_edited_logits(tiny_checkpoint, changes, head, ids):
     path = tiny_checkpoint(kind, num_labels=2, **head, **changes)
     model = load_model(path, "classification", "cpu")
     positions = [0, 0, 5, 9, 23, 24, 50, 88, 96, 96]
-    bases = torch.tensor([1, 2, 3, 2, 0, 1, 2, 0, 3, 0])
-    found = edited_logits(model, ids, positions, bases)
-    edited = ids.repeat(len(positions), 1)
-    edited[range(len(positions)), positions] = bases
+    bases = [1, 2, 3, 2, 0, 1, 2, 0, 3, 0]
+    edits = [
+        Edit(i * i % len(ids), *place)
+        for i, place in enumerate(zip(positions, bases, strict=True))
+    ]
+    found = edited_logits(model, ids, edits)
+    edited = ids[[edit.window for edit in edits]]
+    edited[range(len(positions)), positions] = torch.tensor(bases)
     with torch.inference_mode():
         expected = model(edited).logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

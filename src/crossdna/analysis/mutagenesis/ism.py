@@ -14,7 +14,12 @@ import numpy as np
 
 from crossdna import alphabet
 from crossdna.analysis.inference import gives_base_probabilities, is_causal
-from crossdna.analysis.variants.score import has_head, score_alleles, score_names
+from crossdna.analysis.variants.score import (
+    has_head,
+    model_task,
+    score_alleles,
+    score_names,
+)
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
 
@@ -58,7 +63,17 @@ def mutagenesis_scores(model: Any, *, deletions: bool) -> tuple[str, ...]:
 
     ``head``; of a causal model ``ll``; of a masked one ``llr`` (and ``pll`` for
     deletions), or ``pll`` where single bases have no probability.
+
+    Raises
+    ------
+    CrossDNAError
+        A model that gives none of them.
     """
+    if model_task(model) == "embedding":
+        raise CrossDNAError(
+            f"a {type(model).__name__} has no score to change; use a language model or "
+            "one that predicts per sequence (a per-base head: crossdna track)"
+        )
     if has_head(model):
         return ("head",)
     if is_causal(model):

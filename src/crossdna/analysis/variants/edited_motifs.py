@@ -1,6 +1,6 @@
-"""Motif detectors of a head on copies of a window with one base changed.
+"""Motif detectors of a head on copies of windows with one base changed.
 
-A detector's answer changes only within its reach of the edit. Of the window as it is,
+A detector's answer changes only within its reach of the edit. Of a window as it is,
 maxima and sums up to each base and from each base on are kept, so that a copy costs
 what its few changed answers cost.
 """
@@ -24,41 +24,41 @@ _REACH: Final = MOTIF_KERNEL // 2 + MOTIF_CONTEXT_KERNEL // 2
 
 
 class EditedMotifs:
-    """What a head's detectors find in copies of a window.
+    """What a head's detectors find in copies of windows.
 
     Parameters
     ----------
     head
-    ids : (length,) int64
+    ids : (windows, length) int64
     """
 
     def __init__(self, head: SequenceHead, ids: Tensor) -> None:
         self._by_base = self._forward = self._reverse = None
         if head.base_motifs is not None:
-            self._by_base = _Window(head.base_motifs, ids)
+            self._by_base = _Windows(head.base_motifs, ids)
         elif head.strand_motifs is not None:
             detectors = head.strand_motifs.detectors
-            self._forward = _Window(detectors, ids)
-            self._reverse = _Window(detectors, alphabet.complement_ids(ids).flip(0))
+            self._forward = _Windows(detectors, ids)
+            self._reverse = _Windows(detectors, alphabet.complement_ids(ids).flip(1))
 
-    def read(self, edited: Tensor, positions: Tensor) -> Tensor | None:
+    def read(self, edited: Tensor, windows: Tensor, positions: Tensor) -> Tensor | None:
         """Give what `SequenceHead.read_bases` gives for the copies.
 
         Parameters
         ----------
         edited : (edits, length) int64
-        positions : (edits,) int64
-            Where each copy differs from the window, 0-based.
+        windows, positions : (edits,) int64
+            Of which window each is a copy, and where it differs, 0-based.
         """
         if self._by_base is not None:
-            return self._by_base.by_base(edited, positions)
+            return self._by_base.by_base(edited, windows, positions)
         if self._forward is None or self._reverse is None:
             return None
         other = alphabet.complement_ids(edited).flip(1)
         mirrored = edited.shape[1] - 1 - positions
         return torch.maximum(
-            self._forward.pooled(edited, positions),
-            self._reverse.pooled(other, mirrored),
+            self._forward.pooled(edited, windows, positions),
+            self._reverse.pooled(other, windows, mirrored),
         )
 
 
@@ -73,33 +73,33 @@ class _Changed(NamedTuple):
     """(edits, 2 * reach + 1, width); 0 beyond the ends."""
 
 
-class _Window:
-    """Answers along a window as it is, in reading order of one strand."""
+class _Windows:
+    """Answers along windows as they are, in reading order of one strand."""
 
     def __init__(self, detectors: MotifDetectors, ids: Tensor) -> None:
-        self.detectors, self.length = detectors, len(ids)
-        self.found = detectors(ids[None], None)[0]
+        self.detectors, self.length = detectors, ids.shape[1]
+        self.found = detectors(ids, None)
         # Answers are never negative, so 0 is neutral to maxima as well as to sums.
-        nothing = torch.zeros_like(self.found[:1])
-        back = self.found.flip(0)
-        self.highest_before = torch.cat([nothing, self.found.cummax(0).values])
-        self.highest_from = torch.cat([nothing, back.cummax(0).values]).flip(0)
-        self.sum_before = torch.cat([nothing, self.found.cumsum(0)])
-        self.sum_from = torch.cat([nothing, back.cumsum(0)]).flip(0)
+        nothing = torch.zeros_like(self.found[:, :1])
+        back = self.found.flip(1)
+        self.highest_before = _behind(nothing, self.found.cummax(1).values)
+        self.highest_from = _behind(nothing, back.cummax(1).values).flip(1)
+        self.sum_before = _behind(nothing, self.found.cumsum(1))
+        self.sum_from = _behind(nothing, back.cumsum(1)).flip(1)
 
-    def by_base(self, edited: Tensor, positions: Tensor) -> Tensor:
+    def by_base(self, edited: Tensor, windows: Tensor, positions: Tensor) -> Tensor:
         """Answers (edits, length, width)."""
         changed = self._changed(edited, positions)
-        found = self.found.repeat(len(edited), 1, 1)
+        found = self.found[windows]
         rows, columns = changed.inside.nonzero(as_tuple=True)
         found[rows, changed.places[rows, columns]] = changed.found[rows, columns]
         return found
 
-    def pooled(self, edited: Tensor, positions: Tensor) -> Tensor:
+    def pooled(self, edited: Tensor, windows: Tensor, positions: Tensor) -> Tensor:
         """Maxima and means (edits, 2 * width)."""
         found = self._changed(edited, positions).found
-        before = (positions - _REACH).clamp(min=0)
-        behind = (positions + _REACH + 1).clamp(max=self.length)
+        before = windows, (positions - _REACH).clamp(min=0)
+        behind = windows, (positions + _REACH + 1).clamp(max=self.length)
         around = torch.maximum(self.highest_before[before], self.highest_from[behind])
         sums = self.sum_before[before] + found.sum(1) + self.sum_from[behind]
         highest = torch.maximum(around, found.amax(1))
@@ -114,3 +114,7 @@ class _Window:
         found = self.detectors(bases, inside) * inside[..., None]
         kept = slice(_REACH, -_REACH)
         return _Changed(places[:, kept], inside[:, kept], found[:, kept])
+
+
+def _behind(first: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([first, x], dim=1)

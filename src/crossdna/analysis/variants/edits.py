@@ -1,4 +1,4 @@
-"""Copies of a window with one base changed, read from where they differ.
+"""Copies of windows with one base changed, read from where they differ.
 
 A copy's edit lies in a cell of the window; where the copy is cut is a matter of the
 cell. At such places both strands can be read in two parts with the bits of one.
@@ -30,6 +30,25 @@ _CHUNK: Final = 16
 _CELL: Final = 2 * _CHUNK
 
 
+class Edit(NamedTuple):
+    """One base of one window that is changed."""
+
+    window: int
+    """Number of the window."""
+    position: int
+    """0-based, in the window."""
+    base: int
+    """Id that is put there."""
+
+
+def cut_of(network: CrossDNAModel, edit: Edit) -> tuple[int, int]:
+    """An edit's block and cell: copies that share both are cut at the same place."""
+    size = network.config.block_size
+    block = 0 if size is None else edit.position // size
+    # A cell begins where its first feature that an edit changes is a cut.
+    return block, (edit.position - STEM_REACH) // _CELL
+
+
 class _Block(NamedTuple):
     """A block of one strand in reading order, and the branch that reads it."""
 
@@ -42,6 +61,8 @@ class _Group(NamedTuple):
     """Edits of one cell."""
 
     rows: slice
+    windows: Tensor
+    """(edits,): numbers."""
     positions: Tensor
     """(edits,)"""
     first: int
@@ -66,15 +87,15 @@ class _Read(NamedTuple):
 
 
 class _Prefix(NamedTuple):
-    """The reference of one strand up to a place."""
+    """The references of one strand up to a place."""
 
     outputs: Tensor
-    """(1, place, d_model)"""
+    """(windows, place, d_model)"""
     state: BranchState | None
 
 
 class _Strand:
-    """One strand of the reference, in reading order."""
+    """One strand of the references, in reading order."""
 
     def __init__(self, features: Tensor, blocks: list[_Block], recurrent: bool) -> None:
         self.features = features
@@ -89,7 +110,7 @@ class _Strand:
         return block.start + (place - block.start) // _CHUNK * _CHUNK
 
     def prefix(self, place: int) -> _Prefix:
-        """Read the reference up to `place`, always in one go."""
+        """Read the references up to `place`, always in one go."""
         if self._last is None or self._last[0] != place:
             self._last = place, _Prefix(*self.read(self.features[:, :place], 0, None))
         return self._last[1]
@@ -111,19 +132,19 @@ class _Strand:
         return torch.cat(outputs, dim=1), state
 
 
-class EditedWindow:
-    """A window as it is, and copies of it with one base changed.
+class EditedWindows:
+    """Windows as they are, and copies of them with one base changed.
 
     Parameters
     ----------
     network
-    ids : (length,) int64
+    ids : (windows, length) int64
     """
 
     def __init__(self, network: CrossDNAModel, ids: Tensor) -> None:
         self.network = network
         self.ids = ids
-        self.length = len(ids)
+        self.length = ids.shape[1]
         size = network.config.block_size or self.length
         bounds = [
             (start, min(start + size, self.length))
@@ -136,7 +157,7 @@ class EditedWindow:
         readers = [pair if in_order(i) else pair[::-1] for i in range(len(bounds))]
         recurrent = network.config.block_context == "recurrent"
         self.forward = _Strand(
-            network.features_forward(ids[None]),
+            network.features_forward(ids),
             [_Block(*b, ahead) for b, (ahead, _) in zip(bounds, readers, strict=True)],
             recurrent,
         )
@@ -145,59 +166,65 @@ class EditedWindow:
             for (start, end), (_, back) in zip(bounds, readers, strict=True)
         ]
         self.reverse = _Strand(
-            network.features_reverse(ids[None]).flip(1), mirrored[::-1], recurrent
+            network.features_reverse(ids).flip(1), mirrored[::-1], recurrent
         )
 
     def read(
-        self, positions: Sequence[int], bases: Tensor, group: int, *, whole: bool
+        self, edits: Sequence[Edit], group: int, *, whole: bool
     ) -> Iterator[_Read]:
         """Read groups of edits.
 
         Parameters
         ----------
-        positions
-            Ascending.
-        bases : (edits,) int64
-            What is put there.
+        edits
+            Those that are cut alike one behind the other, by ascending positions.
+            Up to each cut all windows are read, whether they have an edit there or not.
         group
             Most edits in one batch.
         whole
             For all bases; else for those of the edited block.
         """
-        for part in self._groups(positions, group, whole):
-            edited = self.ids.repeat(len(part.positions), 1)
-            edited.scatter_(1, part.positions[:, None], bases[part.rows, None])
+        for part in self._groups(edits, group, whole):
+            edited = _of(self.ids, part.windows)
+            bases = [[edit.base] for edit in edits[part.rows]]
+            edited = edited.scatter(
+                1, part.positions[:, None], torch.tensor(bases, device=edited.device)
+            )
             ahead = self._read_strand(
                 self.forward,
                 self._features(self.network.features_forward, edited, part),
+                part,
                 part.first,
                 (part.low, part.high),
             )
             back = self._read_strand(
                 self.reverse,
                 self._features(self.network.features_reverse, edited, part).flip(1),
+                part,
                 self.length - part.behind,
                 (self.length - part.high, self.length - part.low),
             )
             yield _Read(part, edited, ahead, back.flip(1))
 
-    def _groups(self, positions: Sequence[int], size: int, whole: bool) -> list[_Group]:
+    def _groups(self, edits: Sequence[Edit], size: int, whole: bool) -> list[_Group]:
         groups: list[_Group] = []
+        cuts = [cut_of(self.network, edit) for edit in edits]
         start = 0
-        while start < len(positions):
-            low, high = next(b for b in self.bounds if b[0] <= positions[start] < b[1])
-            # A cell begins where its first feature that an edit changes is a cut.
-            cell = (positions[start] - STEM_REACH) // _CELL * _CELL + STEM_REACH
-            beyond = min(high, cell + _CELL)
+        while start < len(edits):
+            block, cell = cuts[start]
+            low, high = self.bounds[block]
             end = start + 1
-            while end < min(start + size, len(positions)) and positions[end] < beyond:
+            while end < min(start + size, len(edits)) and cuts[end] == cuts[start]:
                 end += 1
-            behind = min(self.length, cell + _CELL + STEM_REACH)
+            first = cell * _CELL + STEM_REACH
+            behind = min(self.length, first + _CELL + STEM_REACH)
+            here = slice(start, end)
             groups.append(
                 _Group(
-                    slice(start, end),
-                    torch.tensor(positions[start:end], device=self.ids.device),
-                    self.forward.cut(max(0, cell - STEM_REACH)),
+                    here,
+                    self._tensor([edit.window for edit in edits[here]]),
+                    self._tensor([edit.position for edit in edits[here]]),
+                    self.forward.cut(max(0, first - STEM_REACH)),
                     self.length - self.reverse.cut(self.length - behind),
                     0 if whole else low,
                     self.length if whole else high,
@@ -205,6 +232,9 @@ class EditedWindow:
             )
             start = end
         return groups
+
+    def _tensor(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, device=self.ids.device)
 
     @staticmethod
     def _features(stem: Any, edited: Tensor, part: _Group) -> Tensor:
@@ -215,19 +245,23 @@ class EditedWindow:
 
     @staticmethod
     def _read_strand(
-        strand: _Strand, changed: Tensor, start: int, wanted: tuple[int, int]
+        strand: _Strand,
+        changed: Tensor,
+        part: _Group,
+        start: int,
+        wanted: tuple[int, int],
     ) -> Tensor:
         """Outputs (edits, wanted, d_model) of copies with `changed` features.
 
         All places are in the strand's reading order.
         """
         low, high = wanted
-        edits, behind = len(changed), start + changed.shape[1]
+        behind = start + changed.shape[1]
         before = strand.prefix(start)
-        rest = strand.features[:, behind:high].expand(edits, -1, -1)
+        rest = _of(strand.features[:, behind:high], part.windows)
         x = torch.cat([changed, rest], dim=1)
-        y, _ = strand.read(x, start, _expanded(before.state, edits))
-        same = before.outputs[:, low:start].expand(edits, -1, -1)
+        y, _ = strand.read(x, start, _state_of(before.state, part.windows))
+        same = _of(before.outputs[:, low:start], part.windows)
         return torch.cat([same, y[:, max(0, low - start) : high - start]], dim=1)
 
     def hidden_everywhere(self, part: _Read) -> Tensor:
@@ -256,12 +290,12 @@ class EditedWindow:
     ) -> Tensor:
         """What the bridge sends from a stream, (edits, block, d_model).
 
-        Where the copies are the same around a base, it is computed once for all groups
-        of a cell.
+        Where the copies of one window are the same around a base, it is computed once
+        for all groups of a cell.
         """
         edits, length, _ = stream.outputs.shape
         start, end = stream.same_around()
-        if end <= start:
+        if end <= start or len(self.ids) > 1:
             return read(stream.outputs)
 
         def part(rows: int, low: int, high: int) -> Tensor:
@@ -284,8 +318,8 @@ class EditedWindow:
         number = next(i for i, bound in enumerate(self.bounds) if bound[0] == group.low)
         a, b = part.forward, part.reverse
         a, b = (a, b) if self.network.config.a_reads_forward(number) else (b, a)
-        first = int(group.positions[0]) - group.low - _BRIDGE_REACH
-        last = int(group.positions[-1]) - group.low + _BRIDGE_REACH
+        first = int(group.positions.min()) - group.low - _BRIDGE_REACH
+        last = int(group.positions.max()) - group.low + _BRIDGE_REACH
         near = slice(max(0, first), last + 1)
         bridge, x, y = self.network.bridge, a[:, near], b[:, near]
         if bridge is not None:
@@ -332,19 +366,25 @@ def _received(
     )
 
 
-def _expanded(state: BranchState | None, batch: int) -> BranchState | None:
-    """The state of one sequence for a batch of copies."""
+def _of(x: Tensor, windows: Tensor) -> Tensor:
+    """Rows of `x` for copies, given each copy's window."""
+    # A view where there is one row to choose from.
+    return x.expand(len(windows), *x.shape[1:]) if len(x) == 1 else x[windows]
+
+
+def _state_of(state: BranchState | None, windows: Tensor) -> BranchState | None:
+    """The states of copies, given each copy's window."""
     if state is None:
         return None
-
-    def copies(x: Tensor) -> Tensor:
-        return x.expand(batch, *x.shape[1:])
-
     return tuple(
         LayerState(
-            copies(layer.conv),
-            copies(layer.delta),
-            WindowCache(copies(layer.window.keys), copies(layer.window.values), None),
+            _of(layer.conv, windows),
+            _of(layer.delta, windows),
+            WindowCache(
+                _of(layer.window.keys, windows),
+                _of(layer.window.values, windows),
+                None,
+            ),
         )
         for layer in state
     )

@@ -12,7 +12,8 @@ import numpy as np
 
 from crossdna.analysis.variants.file import SKIP, scored_records
 from crossdna.data.variants import REASONS
-from crossdna.data.vcf import InfoField, extended_header, with_info, write_vcf
+from crossdna.data.vcf import with_info, write_vcf
+from crossdna.data.vcf_header import InfoField, extended_header
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from crossdna.analysis.inference import (
     sequence_logits,
 )
 from crossdna.analysis.likelihood import log_likelihoods
+from crossdna.analysis.variants.edits import Edit
 from crossdna.analysis.variants.reuse import (
     can_reuse,
+    edited_marginals,
+    edited_outputs,
     fewest_edits,
-    logits_of_one_window,
-    marginals_of_one_window,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     from crossdna.data.variants import Window, WindowPair
 
 
+# From so many edits on, a window is not read together with others.
+_FILLS_BATCHES: Final = 16
+
+
 def masked_marginals(
     model: Any,
     windows: Sequence[NDArray[np.uint8]],
@@ -44,20 +49,22 @@ def masked_marginals(
 ) -> NDArray[np.float64]:
     """Log-probabilities (windows, 4) of A C G T at one masked base of each window.
 
-    Several bases of one window are read from where they differ; see
+    Where that saves work they are read from where they differ; see
     `crossdna.analysis.variants.reuse`.
     """
     results = np.empty((len(windows), alphabet.NUM_BASES))
-    shared, alone = _shared(model, windows)
-    for rows in shared:
-        ids = torch.from_numpy(windows[rows[0]].astype(np.int64)).to(model.device)
-        logs = marginals_of_one_window(
+    groups, alone = _edited_together(model, windows)
+    for group in groups:
+        logs = edited_marginals(
             model,
-            ids,
-            [positions[row] for row in rows],
+            torch.from_numpy(np.stack(group.windows).astype(np.int64)).to(model.device),
+            [
+                Edit(window, positions[row], alphabet.MASK)
+                for window, row in zip(group.owners, group.rows, strict=True)
+            ],
             strand_average=settings.strand_average,
         )
-        results[rows] = logs.double().cpu().numpy()
+        results[group.rows] = logs.double().cpu().numpy()
     masked = [windows[row].copy() for row in alone]
     for window, row in zip(masked, alone, strict=True):
         window[positions[row]] = alphabet.MASK
@@ -74,21 +81,43 @@ def masked_marginals(
     return results
 
 
-def _shared(
+class _Edited(NamedTuple):
+    """Edits to be read together."""
+
+    windows: list[NDArray[np.uint8]]
+    """Of one length."""
+    rows: list[int]
+    """The edits."""
+    owners: list[int]
+    """The window of each."""
+
+
+def _edited_together(
     model: Any, windows: Sequence[NDArray[np.uint8]]
-) -> tuple[list[list[int]], list[int]]:
-    """Rows that have a window in common, where that saves work, and all others."""
+) -> tuple[list[_Edited], list[int]]:
+    """Edits of windows that are read from where they differ, and all others.
+
+    A window with many edits fills batches by itself; the others fill them together.
+    """
     rows: dict[bytes, list[int]] = {}
     for row, ids in enumerate(windows):
         rows.setdefault(ids.tobytes(), []).append(row)
-    shared, alone = [], []
+    groups: list[_Edited] = []
+    together: dict[int, _Edited] = {}
+    alone = []
     for same in rows.values():
-        length = len(windows[same[0]])
-        if can_reuse(model, length) and len(same) >= fewest_edits(model, length):
-            shared.append(same)
-        else:
+        window = windows[same[0]]
+        length = len(window)
+        if not can_reuse(model, length) or len(same) < fewest_edits(model, length):
             alone += same
-    return shared, alone
+        elif len(same) >= _FILLS_BATCHES:
+            groups.append(_Edited([window], same, [0] * len(same)))
+        else:
+            group = together.setdefault(length, _Edited([], [], []))
+            group.rows.extend(same)
+            group.owners.extend([len(group.windows)] * len(same))
+            group.windows.append(window)
+    return [*groups, *together.values()], alone
 
 
 def entropy_bits(logs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -199,7 +228,7 @@ def head_differences(
 ) -> NDArray[np.float64]:
     """Logits (pairs, labels) of alternate minus reference windows.
 
-    Several substitutions in one window are read from where they differ; see
+    Where that saves work substitutions are read from where they differ; see
     `crossdna.analysis.variants.reuse`.
     """
     width = model.config.num_labels
@@ -213,21 +242,23 @@ def head_differences(
 
     results = np.empty((len(pairs), width))
     single = [row for row, pair in enumerate(pairs) if _is_single(pair)]
-    shared, _ = _shared(model, [pairs[row].reference.ids for row in single])
+    groups, _ = _edited_together(model, [pairs[row].reference.ids for row in single])
     done: set[int] = set()
-    for places in shared:
-        rows = [single[place] for place in places]
-        reference = pairs[rows[0]].reference
-        ids = torch.from_numpy(reference.ids.astype(np.int64)).to(model.device)
-        bases = [int(pairs[row].alternate.ids[pairs[row].offset]) for row in rows]
-        logits = logits_of_one_window(
+    for group in groups:
+        rows = [single[place] for place in group.rows]
+        logits = edited_outputs(
             model,
-            ids,
-            [pairs[row].offset for row in rows],
-            torch.tensor(bases, device=ids.device),
+            torch.from_numpy(np.stack(group.windows).astype(np.int64)).to(model.device),
+            [
+                Edit(window, pair.offset, int(pair.alternate.ids[pair.offset]))
+                for window, pair in zip(
+                    group.owners, [pairs[row] for row in rows], strict=True
+                )
+            ],
             strand_average=settings.strand_average,
         )
-        results[rows] = logits.double().cpu().numpy() - outputs([reference])
+        before = _in_batches(read, group.windows, model, settings.batch_size, width)
+        results[rows] = logits.double().cpu().numpy() - before[group.owners]
         done.update(rows)
     alone = [row for row in range(len(pairs)) if row not in done]
     results[alone] = _differences(outputs, [pairs[row] for row in alone])

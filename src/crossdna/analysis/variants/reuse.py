@@ -1,10 +1,11 @@
-"""Many edits of one window, each read only from where it differs.
+"""Many edits of windows, each read only from where it differs.
 
 Both branches of CrossDNA are causal on their strand. For a window with one base
 changed, the forward strand is the reference's up to that base and the reverse strand is
-the reference's down to it. Their states there are computed once, and each edited copy
-is read from there on: half of the work when the base is in the middle. For the
-prediction at the edited base itself, only what the bridge reaches is fused.
+the reference's down to it. Their states there are computed once for the edits of a
+window, and each edited copy is read from there on: half of the work when the base is in
+the middle. For the prediction at the edited base itself, only what the bridge reaches
+is fused. Edits of different windows have nothing in common but fill a batch.
 
 Where a copy is cut depends on its edit alone, never on which other edits are asked for,
 so that neighbours do not decide how it is rounded.
@@ -12,6 +13,7 @@ so that neighbours do not decide how it is rounded.
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -19,12 +21,12 @@ import torch
 from crossdna import alphabet
 from crossdna.analysis.inference import asking
 from crossdna.analysis.variants.edited_motifs import EditedMotifs
-from crossdna.analysis.variants.edits import EditedWindow
+from crossdna.analysis.variants.edits import Edit, EditedWindows, cut_of
 from crossdna.models.crossdna import CrossDNAModel
 from crossdna.models.crossdna.layers import TILE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -42,106 +44,137 @@ def can_reuse(model: Any, length: int) -> bool:
 
 
 def fewest_edits(model: Any, length: int) -> int:
-    """How many edits of a window of `length` bases are read as copies of one window.
+    """How many edits of a window of `length` bases are read as copies of the window.
 
     Where both ways round alike, the faster one is taken. Where they do not, a CPU takes
-    the same way for a single edit, which costs little more (in windows of thousands of
-    bases less), so that a score does not depend on how many others there are. Batches
-    of a GPU are too good to be left for that.
+    the same way for a single edit, so that a score does not depend on how many others
+    there are. Batches of a GPU are too good to be left for that.
     """
     exact = length <= min(TILE, model.base_model.config.window_size)
     return 1 if model.device.type == "cpu" and not exact else _WORTH_SHARING
 
 
 def masked_probabilities(
-    model: Any, ids: Tensor, positions: Sequence[int], *, group: int = 16
+    model: Any, ids: Tensor, edits: Sequence[Edit], *, group: int = 16
 ) -> Tensor:
-    """Probabilities of A C G T at positions of one window, each masked by itself.
+    """Probabilities of A C G T at edited positions, each edited by itself.
 
     Parameters
     ----------
     model
         A CrossDNA for masked language modelling.
-    ids : (length,) int64
-        The window.
-    positions
-        Ascending, 0-based.
+    ids : (windows, length) int64
+    edits
+        In any order; their bases are [MASK].
     group
-        Neighbouring positions that are read in one batch.
+        Most edits that are read in one batch.
 
     Returns
     -------
-    (positions, 4) float32
-        Of the window as it is; see `crossdna.analysis.inference.reverse_complement`
-        for the other strand.
+    (edits, 4) float32
+        Of the windows as they are; see
+        `crossdna.analysis.inference.reverse_complement` for the other strand.
     """
+    results = torch.empty(len(edits), alphabet.NUM_BASES, device=ids.device)
     with asking(model):
-        window = EditedWindow(model.base_model, ids)
-        edits = torch.full((len(positions),), alphabet.MASK, device=ids.device)
-        hidden = [
-            window.hidden_at_edits(part)
-            for part in window.read(positions, edits, group, whole=False)
-        ]
-        logits = model.head(torch.cat(hidden))[:, : alphabet.NUM_BASES]
-        return logits.float().softmax(-1)
+        for own, rows, ordered in _batches(model.base_model, ids, edits, group):
+            windows = EditedWindows(model.base_model, own)
+            hidden = [
+                windows.hidden_at_edits(part)
+                for part in windows.read(ordered, group, whole=False)
+            ]
+            logits = model.head(torch.cat(hidden))[:, : alphabet.NUM_BASES]
+            results[rows] = logits.float().softmax(-1)
+    return results
 
 
 def edited_logits(
-    model: Any, ids: Tensor, positions: Sequence[int], bases: Tensor, *, group: int = 8
+    model: Any, ids: Tensor, edits: Sequence[Edit], *, group: int = 8
 ) -> Tensor:
-    """Output (edits, labels) of a sequence head for a window with one base changed.
+    """Output (edits, labels) of a sequence head for windows with one base changed.
 
     Parameters
     ----------
     model
         A CrossDNA for sequence classification.
-    ids : (length,) int64
-    positions
-        Ascending, 0-based; the same position may come several times.
-    bases : (edits,) int64
-        What is put there.
+    ids : (windows, length) int64
+    edits
+        In any order; the same position may come several times.
     group
-        Neighbouring edits that are read in one batch: what becomes of all bases of so
-        many copies should stay in a CPU's cache.
+        Most edits that are read in one batch: what becomes of all bases of so many
+        copies should stay in a CPU's cache.
     """
+    results = torch.empty(len(edits), model.config.num_labels, device=ids.device)
     with asking(model):
-        window = EditedWindow(model.base_model, ids)
-        motifs = EditedMotifs(model.head, ids)
-        outputs = []
-        for part in window.read(positions, bases, group, whole=True):
-            found = motifs.read(part.edited, part.group.positions)
-            hidden = window.hidden_everywhere(part)
-            outputs.append(model.head.answer(hidden, found).float())
-        return torch.cat(outputs)
+        for own, rows, ordered in _batches(model.base_model, ids, edits, group):
+            windows = EditedWindows(model.base_model, own)
+            motifs = EditedMotifs(model.head, own)
+            outputs = []
+            for part in windows.read(ordered, group, whole=True):
+                places = part.group.windows, part.group.positions
+                found = motifs.read(part.edited, *places)
+                hidden = windows.hidden_everywhere(part)
+                outputs.append(model.head.answer(hidden, found).float())
+            results[rows] = torch.cat(outputs)
+    return results
 
 
-def marginals_of_one_window(
-    model: Any, ids: Tensor, positions: Sequence[int], *, strand_average: bool
+def _batches(
+    network: CrossDNAModel, ids: Tensor, edits: Sequence[Edit], most: int
+) -> Iterator[tuple[Tensor, list[int], list[Edit]]]:
+    """What is read together: windows, which edits, and these with the windows' numbers.
+
+    A single window comes whole, as it is read once for all its cuts. Of several, those
+    come together that have edits with the same cut.
+    """
+
+    def place(row: int) -> tuple[tuple[int, int], int, int]:
+        edit = edits[row]
+        return cut_of(network, edit), edit.window, edit.position
+
+    order = sorted(range(len(edits)), key=place)
+    if len(ids) == 1:
+        # Groups want ascending positions, and there is no other window.
+        yield ids, order, [edits[row] for row in order]
+        return
+    for _, alike in groupby(order, key=lambda row: cut_of(network, edits[row])):
+        rows = list(alike)
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            here = sorted({edits[row].window for row in part})
+            own = [
+                edits[row]._replace(window=here.index(edits[row].window))
+                for row in part
+            ]
+            yield ids[here], part, own
+
+
+def edited_marginals(
+    model: Any,
+    ids: Tensor,
+    edits: Sequence[Edit],
+    *,
+    strand_average: bool,
 ) -> Tensor:
-    """Log-probabilities (positions, 4) like `base_log_probabilities` of masked copies.
+    """Log-probabilities (edits, 4) like `base_log_probabilities` of masked copies.
 
     Parameters
     ----------
-    ids : (length,) int64
-    positions
-        0-based, in any order, each once.
+    ids : (windows, length) int64
+    edits
+        In any order; their bases are [MASK].
     """
-    order = sorted(range(len(positions)), key=lambda row: positions[row])
-    ascending = [positions[row] for row in order]
-    mean = masked_probabilities(model, ids, ascending)
+    mean = masked_probabilities(model, ids, edits)
     if strand_average:
-        other = alphabet.complement_ids(ids).flip(0)
-        mirrored = [len(ids) - 1 - position for position in reversed(ascending)]
-        back = masked_probabilities(model, other, mirrored)
-        mean = (mean + back.flip(0, 1)) / 2
-    return mean.log()[torch.tensor(order, device=ids.device).argsort()]
+        back = masked_probabilities(model, *_other_strand(ids, edits))
+        mean = (mean + back.flip(1)) / 2
+    return mean.log()
 
 
-def logits_of_one_window(
+def edited_outputs(
     model: Any,
     ids: Tensor,
-    positions: Sequence[int],
-    bases: Tensor,
+    edits: Sequence[Edit],
     *,
     strand_average: bool,
 ) -> Tensor:
@@ -149,18 +182,23 @@ def logits_of_one_window(
 
     Parameters
     ----------
-    ids : (length,) int64
-    positions
-        0-based, in any order.
-    bases : (edits,) int64
-        What is put there.
+    ids : (windows, length) int64
+    edits
+        In any order.
     """
-    order = torch.tensor(positions).argsort(stable=True).to(ids.device)
-    ascending = [positions[row] for row in order.tolist()]
-    mean = edited_logits(model, ids, ascending, bases[order])
+    mean = edited_logits(model, ids, edits)
     if strand_average:
-        other = alphabet.complement_ids(ids).flip(0)
-        mirrored = [len(ids) - 1 - position for position in reversed(ascending)]
-        complements = alphabet.complement_ids(bases[order]).flip(0)
-        mean = (mean + edited_logits(model, other, mirrored, complements).flip(0)) / 2
-    return mean[order.argsort()]
+        back = edited_logits(model, *_other_strand(ids, edits))
+        mean = (mean + back) / 2
+    return mean
+
+
+def _other_strand(ids: Tensor, edits: Sequence[Edit]) -> tuple[Tensor, list[Edit]]:
+    """Windows and edits as they are on the reverse complement."""
+    last = ids.shape[1] - 1
+    bases = alphabet.complement_ids(torch.tensor([edit.base for edit in edits]))
+    mirrored = [
+        Edit(edit.window, last - edit.position, base)
+        for edit, base in zip(edits, bases.tolist(), strict=True)
+    ]
+    return alphabet.complement_ids(ids).flip(1), mirrored

@@ -12,7 +12,7 @@ from crossdna.data.variants import (
     mismatch_hint,
     tally_reference,
 )
-from crossdna.data.vcf import FieldLog
+from crossdna.data.vcf_header import FieldLog
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Scan:
             )
         if self.undescribed:
             names = ", ".join(self.undescribed)
-            lines.append(f"{name}: the header does not describe {names}; taken as text")
+            lines.append(f"{name}: the header does not describe {names}")
         if self.duplicates:
             lines.append(f"{name}: {self.duplicates} records repeat the one before")
         return lines

@@ -1,0 +1,124 @@
+"""Headers of VCF files: fields that are added, and fields that nobody described."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+VERSION: Final = "##fileformat=VCFv4.2"
+_TEXT: Final = "Number=.,Type=String,"
+_FLAG: Final = "Number=0,Type=Flag,"
+_RESERVED: Final = {
+    ("INFO", "AC"): "Number=A,Type=Integer,",
+    ("INFO", "AF"): "Number=A,Type=Float,",
+    ("INFO", "AN"): "Number=1,Type=Integer,",
+    ("INFO", "DP"): "Number=1,Type=Integer,",
+    ("INFO", "END"): "Number=1,Type=Integer,",
+    ("INFO", "NS"): "Number=1,Type=Integer,",
+    ("FORMAT", "GT"): "Number=1,Type=String,",
+    ("FORMAT", "AD"): "Number=R,Type=Integer,",
+    ("FORMAT", "DP"): "Number=1,Type=Integer,",
+    ("FORMAT", "GQ"): "Number=1,Type=Integer,",
+    ("FORMAT", "PL"): "Number=G,Type=Integer,",
+}
+"""Fields that tools refuse, or do not split by allele, when they are taken as text."""
+
+
+class FieldLog:
+    """Fields that records use and the header does not describe.
+
+    Readers guess their type, but refuse to write them. Those that the specification of
+    VCF reserves are described as it has them, the rest as text.
+
+    Parameters
+    ----------
+    header
+        Header lines of a VCF.
+    """
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._known = {("FILTER", "PASS"), ("FILTER", ".")}
+        self.lines: dict[str, str] = {}
+        """By name of a field, the header line that describes it."""
+        for line in header:
+            kind, _, rest = line.removeprefix("##").partition("=<ID=")
+            if rest:
+                self._known.add((kind, rest.split(",", 1)[0].rstrip(">")))
+
+    def see(self, text: str) -> None:
+        """Take a record as a line of VCF."""
+        columns = text.split("\t")
+        for name in columns[6].split(";"):
+            self._add("FILTER", name, "")
+        if columns[7] not in (".", ""):
+            for part in columns[7].split(";"):
+                name, value, _ = part.partition("=")
+                self._add("INFO", name, _TEXT if value else _FLAG)
+        for name in columns[8].split(":") if len(columns) > 8 else ():
+            self._add("FORMAT", name, _TEXT)
+
+    def _add(self, kind: str, name: str, what: str) -> None:
+        what = _RESERVED.get((kind, name), what)
+        if name and (kind, name) not in self._known:
+            self._known.add((kind, name))
+            text = 'Description="Not described in the input"'
+            self.lines[f"{kind} {name}"] = f"##{kind}=<ID={name},{what}{text}>"
+
+
+class InfoField(NamedTuple):
+    """A field to be added to INFO."""
+
+    key: str
+    number: str
+    """``A`` for one value for each alternate allele, ``0`` for a flag."""
+    kind: str
+    """``Float``, ``String`` or ``Flag``."""
+    description: str
+
+    def header_line(self) -> str:
+        """The line that describes the field."""
+        text = self.description.replace("\\", "\\\\").replace('"', '\\"')
+        return (
+            f"##INFO=<ID={self.key},Number={self.number},Type={self.kind},"
+            f'Description="{text}">'
+        )
+
+
+def extended_header(
+    header: Sequence[str],
+    fields: Sequence[InfoField],
+    contigs: Mapping[str, int],
+    provenance: str,
+) -> list[str]:
+    """Add what a scored file needs; fields of the same name from before are replaced.
+
+    A header without a version gets one: other tools take the file for none without.
+
+    Parameters
+    ----------
+    contigs
+        Contigs of the records and their lengths; those the header lacks are added.
+    provenance
+        A ``##`` line on how the file was made.
+    """
+    replaced = tuple(f"##INFO=<ID={field.key}," for field in fields)
+    key = provenance.split("=", 1)[0] + "="
+    kept = [line for line in header[:-1] if not line.startswith((*replaced, key))]
+    declared = {
+        part.removeprefix("ID=")
+        for line in kept
+        if line.startswith("##contig=<")
+        for part in line[len("##contig=<") :].rstrip(">").split(",")
+        if part.startswith("ID=")
+    }
+    added = [
+        f"##contig=<ID={name},length={length}>"
+        for name, length in contigs.items()
+        if name not in declared
+    ]
+    described = [field.header_line() for field in fields]
+    if not header[0].startswith("##fileformat="):
+        kept.insert(0, VERSION)
+    return [*kept, *added, *described, provenance, header[-1]]
