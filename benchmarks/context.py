@@ -8,7 +8,7 @@ Around each of many places of the held-out regions the same hidden bases of the 
 1,024 cut the centre into pieces). What is hidden depends on the place alone, so that
 all lengths and models answer the same questions. `LABEL=PATH@independent` reads a
 model's blocks without carrying context. Writes benchmarks/results/context-NAME.json
-and .png; the first length is what gains are counted from.
+and docs/context.png; the first length is what gains are counted from.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def main():
         rows += [{"model": label, **row} for row in found]
     path = RESULTS / f"context-{options.name}.json"
     write_json({"machine": describe_machine(models=models), "rows": rows}, path)
-    plot(rows, path.with_suffix(".png"))
+    plot(rows, RESULTS.parents[1] / "docs" / "context.png")
 
 
 if __name__ == "__main__":
