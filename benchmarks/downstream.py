@@ -198,9 +198,10 @@ def summary(options):
         seeds = min(map(len, paths.values()))
         if not seeds:
             continue
-        values, draws = {}, {}
+        values, draws, layers = {}, {}, {}
         for model, found in paths.items():
             cells = [read_cell(path) for path in found[:seeds]]
+            layers[model] = [cell.layer for cell in cells]
             values[model] = float(np.mean([cell.value for cell in cells]))
             kept = [np.load(path.with_suffix(".npy")) for path in found[:seeds]]
             draws[model] = np.mean(kept, axis=0)
@@ -212,6 +213,8 @@ def summary(options):
                 "train_rows": options.train_rows,
                 "test_rows": cells[0].rows,
                 "seeds": seeds,
+                # Those that probes read, by seed; empty for anything else.
+                "layers": layers,
                 **values,
                 "interval": interval(values["pretrained"], draws["pretrained"]),
                 "gain": interval(gain, draws["pretrained"] - draws["random"]),

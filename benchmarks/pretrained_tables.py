@@ -89,6 +89,15 @@ def context_table(name):
     return "\n".join([*lines, ""])
 
 
+def _read(rows):
+    """Which layer probes read; rows from before they chose have read the last."""
+    if rows[0]["kind"] != "probe":
+        return ""
+    if "layers" not in rows[0]:
+        return " (the last layer of either network)"
+    return " (of either network the layer that does best on the development set)"
+
+
 def downstream_table(name):
     """Tasks: pretrained against random start and baselines."""
     result = read(f"downstream-{name}")
@@ -105,8 +114,8 @@ def downstream_table(name):
         better = sum(row["gain"]["low"] > 0 for row in rows)
         above = sum(row["gain"]["estimate"] > 0 for row in rows)
         lines += [
-            f"{title}: MCC on test rows, mean of {rows[0]['seeds']} seeds. Pretrained "
-            f"is above the random start on {above} of {len(rows)} tasks, on {better} "
+            f"{title}{_read(rows)}: MCC on test rows, mean of "
+            f"{rows[0]['seeds']} seeds. Pretrained is above the random start on {above} of {len(rows)} tasks, on {better} "
             "with a 95 % interval above zero.",
             "",
             "| task | train rows | pretrained | random start | gain (95 %) | k-mer "

@@ -199,6 +199,7 @@ crossdna finetune --model {name} --train labelled.csv --output OUT
             species_table(name),
             context_table(name),
             downstream_table(name),
+            downstream_table(f"{name}-layers"),
         )
         if section
     ]
