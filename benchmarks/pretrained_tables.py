@@ -115,8 +115,9 @@ def downstream_table(name):
         above = sum(row["gain"]["estimate"] > 0 for row in rows)
         lines += [
             f"{title}{_read(rows)}: MCC on test rows, mean of "
-            f"{rows[0]['seeds']} seeds. Pretrained is above the random start on {above} of {len(rows)} tasks, on {better} "
-            "with a 95 % interval above zero.",
+            f"{rows[0]['seeds']} seeds. Pretrained is above the random start on "
+            f"{above} of {len(rows)} tasks, on {better} with a 95 % interval above "
+            "zero.",
             "",
             "| task | train rows | pretrained | random start | gain (95 %) | k-mer "
             "baseline |",
