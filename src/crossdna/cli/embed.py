@@ -51,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _layer(text: str) -> int | str:
-    return text if text == "all" else int(text)
+    import argparse
+
+    try:
+        return text if text == "all" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a number or all, not {text!r}") from None
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -73,7 +73,8 @@ def short_conv(
     BackendUnavailableError
         The named backend cannot run this call.
     """
-    _check(x, weight, tail, mask, activation)
+    _check("short_conv", x, weight)
+    _check_options(x, weight, tail, mask, activation)
     width = weight.shape[1]
     if mask is not None:
         x = x.masked_fill(~mask.bool()[..., None], 0.0)
@@ -111,7 +112,7 @@ def dilated_conv(
     BackendUnavailableError
         The named backend cannot run this call.
     """
-    _check(x, weight, None, None, None)
+    _check("dilated_conv", x, weight)
     if weight.shape[1] % 2 == 0:
         raise CrossDNAError(
             f"dilated_conv: {weight.shape[1]} taps have no middle, width must be odd"
@@ -121,20 +122,23 @@ def dilated_conv(
     return chosen.kernel(*arguments)
 
 
-def _check(
+def _check(operator: str, x: Tensor, weight: Tensor) -> None:
+    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2]:
+        raise CrossDNAError(
+            f"{operator}: x (batch, length, channels) and weight (channels, width) do "
+            f"not fit: {tuple(x.shape)}, {tuple(weight.shape)}"
+        )
+    if x.shape[1] == 0:
+        raise CrossDNAError(f"{operator}: the sequence is empty")
+
+
+def _check_options(
     x: Tensor,
     weight: Tensor,
     tail: Tensor | None,
     mask: Tensor | None,
     activation: str | None,
 ) -> None:
-    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2]:
-        raise CrossDNAError(
-            "short_conv: x (batch, length, channels) and weight (channels, width) do "
-            f"not fit: {tuple(x.shape)}, {tuple(weight.shape)}"
-        )
-    if x.shape[1] == 0:
-        raise CrossDNAError("short_conv: the sequence is empty")
     expected = (x.shape[0], weight.shape[1] - 1, x.shape[2])
     if tail is not None and tail.shape != expected:
         raise CrossDNAError(
