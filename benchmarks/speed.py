@@ -386,7 +386,7 @@ def main():
     parser.add_argument("--no-save", action="store_true")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    if device.type == "cpu" and widened.unavailable() is None:
+    if device.type == "cpu" and not widened.cpu_multiplies_bfloat16():
         arguments.dtypes = [dtype for dtype in arguments.dtypes if dtype != "bf16"]
     rows = table(device.type, arguments.dtypes, arguments.rows)
     if arguments.list:

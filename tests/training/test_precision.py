@@ -12,8 +12,7 @@ from crossdna.training.precision import uses_bfloat16
 
 @pytest.fixture(params=[True, False], ids=["with products", "without"])
 def cpu_multiplies(request, monkeypatch):
-    reason = "this CPU multiplies bfloat16 itself" if request.param else None
-    monkeypatch.setattr(widened, "unavailable", lambda: reason)
+    monkeypatch.setattr(widened, "cpu_multiplies_bfloat16", lambda: request.param)
     return request.param
 
 

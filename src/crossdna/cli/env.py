@@ -97,7 +97,7 @@ def _devices() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cpu_bfloat16": widened.unavailable() is not None,
+        "cpu_bfloat16": widened.cpu_multiplies_bfloat16(),
         "threads": torch.get_num_threads(),
         "cuda": cuda,
     }

@@ -25,7 +25,7 @@ def uses_bfloat16(precision: Precision, *, on_cpu: bool) -> bool:
     if precision == "float32":
         return False
     if on_cpu:
-        gains = widened.unavailable() is not None
+        gains = widened.cpu_multiplies_bfloat16()
         if precision == "bf16" and not gains:
             logger.warning(
                 "this CPU has no bfloat16 products: CrossDNA takes them through "

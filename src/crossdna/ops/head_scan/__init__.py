@@ -14,6 +14,7 @@ from crossdna.errors import CrossDNAError
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.head_scan import reference
 from crossdna.ops.head_scan import torch as chunked
+from crossdna.ops.shapes import require_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,8 +127,4 @@ def _check(
         "D": (D, (heads,)),
         "initial_state": (initial_state, (batch, heads, width, states)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise CrossDNAError(
-                f"head_scan: {name} must be {shape}, got {tuple(tensor.shape)}"
-            )
+    require_shapes("head_scan", expected)

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for it."""
+    return bool(
+        torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 @probe
 def unavailable() -> str | None:
     """Say why this machine does not need it, or nothing."""
-    if torch.backends.mkldnn.is_available() and (
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ):
+    if cpu_multiplies_bfloat16():
         return "this CPU multiplies bfloat16 itself"
     return None
 

@@ -14,6 +14,7 @@ from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.native import build
 from crossdna.ops.selective_scan import gpu, native, reference
 from crossdna.ops.selective_scan import torch as tiled
+from crossdna.ops.shapes import require_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,8 +132,4 @@ def _check(
         "initial_state": (initial_state, (batch, channels, states)),
         "mask": (mask, (batch, length)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise CrossDNAError(
-                f"selective_scan: {name} must be {shape}, got {tuple(tensor.shape)}"
-            )
+    require_shapes("selective_scan", expected)
