@@ -42,14 +42,11 @@ class ProbeModel:
         if train.task.kind == "per-base":
             raise CrossDNAError("probing is for labels of sequences, not of bases")
         self.name, self.model = name, model
-        found = self._choose_layer(name, evenly(train, CHOOSING_ROWS), valid)
-        self.job = EmbedJob(model=name, layer=found.layer)
-        if len(train) <= CHOOSING_ROWS:
-            self.linear = found.linear
-        else:
+        found = self._choose_layer(evenly(train, CHOOSING_ROWS), valid)
+        self.job, self.linear = EmbedJob(model=name, layer=found.layer), found.linear
+        if len(train) > CHOOSING_ROWS:
             features = self._features(train.table.ids)
-            held_out = self._features(valid.table.ids)
-            self.linear = LinearModel(train, valid, features, held_out)
+            self.linear = LinearModel(train, valid, features, found.held_out)
 
     def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
         """(sequences, outputs)."""
@@ -58,21 +55,21 @@ class ProbeModel:
     def _features(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
         return embed_sequences(self.model, sequences, self.job)
 
-    def _choose_layer(
-        self, name: str, train: LabelledSet, valid: LabelledSet
-    ) -> _Choice:
-        job = EmbedJob(model=name, layer="all")
+    def _choose_layer(self, train: LabelledSet, valid: LabelledSet) -> _Choice:
+        job = EmbedJob(model=self.name, layer="all")
         features, held_out = (
             embed_sequences(self.model, rows.table.ids, job) for rows in (train, valid)
         )
-        best = _Choice("all", LinearModel(train, valid, features, held_out))
+        linear = LinearModel(train, valid, features, held_out)
+        best = _Choice("all", linear, held_out)
         start = 0
         for layer, width in enumerate(self._widths(train.table.ids[0], job)):
             own = slice(start, start + width)
             start += width
-            linear = LinearModel(train, valid, features[:, own], held_out[:, own])
+            part = held_out[:, own]
+            linear = LinearModel(train, valid, features[:, own], part)
             if linear.selected > best.linear.selected:
-                best = _Choice(layer, linear)
+                best = _Choice(layer, linear, part)
         return best
 
     def _widths(self, ids: NDArray[np.uint8], job: EmbedJob) -> list[int]:
@@ -87,6 +84,8 @@ class ProbeModel:
 class _Choice(NamedTuple):
     layer: Layer
     linear: LinearModel
+    held_out: NDArray[np.float32]
+    """Its representations of the development set."""
 
 
 def evenly(data: LabelledSet, most: int) -> LabelledSet:
