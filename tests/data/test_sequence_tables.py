@@ -47,6 +47,20 @@ def test_quoted_fields_and_windows_line_ends(tmp_path):
     assert letters(table) == ["ACGTACGTAA"]
 
 
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.txt"])
+def test_fields_are_told_apart_by_what_the_first_line_has(tmp_path, name, mark):
+    text = f"Sequence (5'->3'){mark}Bound?\nACGTACGTAA{mark}yes\n"
+    table = read_sequences(write(tmp_path / name, text))
+    assert table.columns.rows() == [("ACGTACGTAA", "yes")]
+
+
+def test_the_promised_mark_is_preferred(tmp_path):
+    text = "seq;uence,sequence\na;b,ACGTACGTAA\n"
+    table = read_sequences(write(tmp_path / "x.csv", text))
+    assert table.columns.columns == ["seq;uence", "sequence"]
+
+
 def test_parquet_keeps_types(tmp_path):
     path = tmp_path / "x.parquet"
     pl.DataFrame({"sequence": ["ACGT", "CCGT"], "y": [0.5, 1.5]}).write_parquet(path)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    from crossdna.cli.model_options import add_trust_option
+    from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
-    parser.add_argument("model", help="checkpoint directory or hub id")
+    parser.add_argument("model", help=CHECKPOINT)
     parser.add_argument("--output", type=Path, help="write what was found as JSON")
     parser.add_argument(
         "--record",

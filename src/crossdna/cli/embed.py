@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("input", help="CSV, TSV, Parquet, FASTA, or BED with --genome")
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument("--model", required=True, help=CHECKPOINT)
     parser.add_argument(
         "--output", type=Path, required=True, help=".parquet, .npz or .zarr"
     )

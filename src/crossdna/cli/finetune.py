@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossdna.cli.labelled_options import add_input_options
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="checkpoint directory or hub id; new:tiny, new:small (0.4M), new:medium "
+        help=f"{CHECKPOINT}; new:tiny, new:small (0.4M), new:medium "
         "or new:paper (8.1M) for random weights",
     )
     parser.add_argument(

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    from crossdna.cli.model_options import add_trust_option
+    from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument("--model", required=True, help=CHECKPOINT)
     parser.add_argument(
         "--output", type=Path, required=True, help="FASTA; a .parquet is put beside it"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +20,7 @@ _MOST_POSITIONS = 100_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument("--model", required=True, help=CHECKPOINT)
     parser.add_argument(
         "--genome",
         type=Path,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import argparse
+
+CHECKPOINT: Final = (
+    "checkpoint directory, weights of this project by name (crossdna-small; `crossdna "
+    "models` lists them) or hub id"
+)
+"""What --model takes, for its help."""
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:

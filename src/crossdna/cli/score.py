@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="checkpoint directory or hub id, or a classical model: "
+        help=f"{CHECKPOINT}, or a classical model: "
         "pwm:FILE.meme[:MOTIF], markov:ORDER@GENOME.fa, hmm:STATES@GENOME.fa",
     )
     parser.add_argument(

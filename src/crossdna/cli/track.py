@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import CHECKPOINT, add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="checkpoint directory or hub id")
+    parser.add_argument("--model", required=True, help=CHECKPOINT)
     parser.add_argument(
         "--genome", type=Path, nargs="+", required=True, help="FASTA, plain or gzip"
     )

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import re
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +40,8 @@ COLUMN_OF_CLASS: Final = "file"
 """Column that says which of several FASTA files, one per class, a row is from."""
 
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
+_OTHER_DELIMITERS: Final = ("\t", ";", ",")
+"""What may stand between the fields of a file whose name promises something else."""
 _FASTA: Final = (".fa", ".fasta", ".fna", ".fas")
 _LOCUS: Final = re.compile(
     r"(?P<contig>chr[^\s:_]+(?=_\d+_)|[^\s:]+(?=:))[:_](?P<start>\d+)[-_](?P<end>\d+)"
@@ -101,7 +104,9 @@ def read_sequences(
     ----------
     path
         ``.csv``, ``.tsv``, ``.txt`` (tabs), ``.parquet``, FASTA (``.fa``, ``.fasta``,
-        ``.fna``) or ``.bed``; all but Parquet may end in ``.gz``.
+        ``.fna``) or ``.bed``; all but Parquet may end in ``.gz``. Where the first line
+        of a text table lacks the mark of its kind, fields may be told apart by tabs,
+        semicolons (as spreadsheets write in much of Europe) or commas.
     sequence_column
         Name of the column with the letters; found by name or content without it.
     genome
@@ -127,7 +132,7 @@ def read_sequences(
     else:
         raise CrossDNAError(
             f"{path}: cannot tell what this is; known are .csv, .tsv, .parquet, "
-            f"{', '.join(_FASTA)}, .bed (and .gz of them)"
+            f"{', '.join(_FASTA)}, .bed (and .gz of them); save a spreadsheet as CSV"
         )
     if not len(columns):
         raise CrossDNAError(f"{path}: no rows")
@@ -309,7 +314,10 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _read_delimited(path: Path, delimiter: str) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    reader = csv.reader(open_lines(path), delimiter=delimiter, strict=True)
+    lines = open_lines(path)
+    first = next(lines, "")
+    delimiter = _delimiter_of(first, delimiter)
+    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] = []
     rows, places = [], []
     try:
@@ -333,6 +341,12 @@ def _read_delimited(path: Path, delimiter: str) -> tuple[pl.DataFrame, tuple[str
     schema = dict.fromkeys(header, pl.String)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     return pl.DataFrame(columns, schema=schema), tuple(places)
+
+
+def _delimiter_of(first_line: str, promised: str) -> str:
+    """What the file's name promises, unless only another mark is in the first line."""
+    found = [mark for mark in (promised, *_OTHER_DELIMITERS) if mark in first_line]
+    return found[0] if found else promised
 
 
 def _header(row: list[str], where: str) -> list[str]:

@@ -72,6 +72,8 @@ class Family:
         checkpoint, run only when the user says so) or "nothing" (another package).
     strands
         How the two strands enter, and what to do about it.
+    any_length
+        Whether no checkpoint's length is limited.
     layer, pooling
         Recommended for embeddings.
     padding
@@ -90,6 +92,7 @@ class Family:
     pooling: str
     padding: str
     hardware: str
+    any_length: bool = False
     pretraining: str | None = None
     licence: str | None = None
     checkpoint: tuple[Checkpoint, ...] = ()
@@ -107,7 +110,7 @@ class Card(NamedTuple):
     family: str
     model_type: str
     parameters: int | None
-    context: int | None
+    context: int | Literal["any length"] | None
     window: int | None
     objective: str
     tokenizer: str
@@ -216,7 +219,7 @@ def _card(family: Family, checkpoint: Checkpoint) -> Card:
         family=family.name,
         model_type=family.model_type,
         parameters=checkpoint.parameters,
-        context=checkpoint.context,
+        context=checkpoint.context or ("any length" if family.any_length else None),
         window=checkpoint.window or checkpoint.context,
         objective=family.objective,
         tokenizer=family.tokenizer,
