@@ -82,6 +82,9 @@ def test_positive_class_can_be_named(tmp_path):
         ([1, "", 0], "auto", r"x\.csv:3: no label in column 'label'"),
         ([0, 1, 2], "binary", r"holds 3 classes.*not the two"),
         ([0, 1, 2], "multilabel", r"x\.csv:4: label '2'.*not 0 or 1"),
+        (['"1,5"', 2, 2.5], "auto", r"x\.csv:2: .*decimal comma\? Write 1\.5, or"),
+        ([1, '"-,5"'], "regression", r"x\.csv:3: .*decimal comma\? Write -\.5"),
+        ([f"s{i}" for i in range(30)], "auto", "30 different labels in 30 rows; are"),
         (["AAAAAAAA", "AAA"], "per-base", r"x\.csv:3: 3 labels for a sequence of 8"),
     ],
 )

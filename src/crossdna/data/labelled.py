@@ -31,6 +31,7 @@ FEW_VALUES: Final = 20
 """So many distinct whole numbers are still classes; more are a quantity."""
 MANY_CLASSES: Final = 1000
 
+_DECIMAL_COMMA: Final = re.compile(r"[+-]?\d*,\d+")
 _BOOLEAN: Final = {"true": "1", "false": "0"}
 
 
@@ -287,6 +288,12 @@ def _detect_kind(table: SequenceTable, texts: dict[str, list[str]]) -> Kind:
     if len(distinct) == 2:
         return "binary"
     numeric = [_is_number(value) for value in values]
+    for value, where in zip(values, table.places, strict=True):
+        if _DECIMAL_COMMA.fullmatch(value):
+            raise CrossDNAError(
+                f"{where}: label {value!r} in column {name!r}{_comma_hint(value)}, or "
+                "say with --task that labels are names"
+            )
     if not any(numeric):
         return "multiclass"
     if not all(numeric):
@@ -308,6 +315,12 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def _comma_hint(text: str) -> str:
+    if not _DECIMAL_COMMA.fullmatch(text):
+        return ""
+    return f": has it a decimal comma? Write {text.replace(',', '.')}"
+
+
 def _numbers(
     table: SequenceTable, name: str, texts: Sequence[str]
 ) -> NDArray[np.float64]:
@@ -315,7 +328,7 @@ def _numbers(
         if not _is_number(text):
             raise CrossDNAError(
                 f"{where}: label {text!r} in column {name!r} is not a number, which a "
-                "regression needs"
+                f"regression needs{_comma_hint(text)}"
             )
     return np.array([float(text) for text in texts])
 
@@ -363,10 +376,11 @@ def _require_classes(
             f"{where} holds {len(classes)} classes ({', '.join(classes[:6])}), "
             "not the two of a binary task"
         )
-    if len(classes) > MANY_CLASSES:
+    own = kind != "per-base" and len(classes) > max(FEW_VALUES, len(table) / 2)
+    if len(classes) > MANY_CLASSES or own:
         raise CrossDNAError(
-            f"{where} holds {len(classes)} different labels; are these names? "
-            "Name the right column with --label-column"
+            f"{where} holds {len(classes)} different labels in {len(table)} rows; are "
+            "these names? Name the right column with --label-column"
         )
 
 
