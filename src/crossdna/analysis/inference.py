@@ -102,6 +102,12 @@ def checkpoint_task(name: str | Path, *, trust_remote_code: bool = False) -> Tas
     return Opened(name, trust_remote_code=trust_remote_code).task
 
 
+def network_name(model: PreTrainedModel) -> str:
+    """The network's class without its task; of wrapped families their model_type."""
+    name = type(model).__name__.partition("For")[0]
+    return str(getattr(model.config, "network_type", name))
+
+
 def is_causal(model: Any) -> bool:
     """Whether a model predicts a base from those before it, not from all others."""
     return type(model).__name__.endswith("ForCausalLM")

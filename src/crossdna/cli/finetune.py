@@ -221,7 +221,9 @@ def _report(
 ) -> None:
     """Put the best model, its metrics, predictions and report into the output."""
     import shutil
+    from dataclasses import replace
 
+    from crossdna.analysis.inference import network_name
     from crossdna.analysis.provenance import provenance
     from crossdna.analysis.supervised import report as finetune_report
     from crossdna.analysis.supervised.finetuned import FinetunedModel
@@ -233,16 +235,18 @@ def _report(
         with atomic_path(output / file.name) as temporary:
             shutil.copy(file, temporary)
     device = result.recipe.device
-    name = f"CrossDNA ({Path(arguments.model).name})"
     trust = result.recipe.trust_remote_code
-    model = FinetunedModel.load(output, device, name, trust_remote_code=trust)
+    model = FinetunedModel.load(output, device, trust_remote_code=trust)
+    name = f"{network_name(model.model)} ({Path(arguments.model).name})"
+    model = replace(model, name=name)
     seeds = {
         f"seed {one.seed}": FinetunedModel.load(
             one.folder, device, trust_remote_code=trust
         )
         for one in result.runs
     }
-    judged, per_seed = finetune_report.judge_all(model, seeds, sets)
+    kept = f"seed {result.best.seed}"
+    judged, per_seed = finetune_report.judge_all(model, kept, seeds, sets)
     strands = model.card.strands == "both"
     found = finetune_report.Evaluation(
         model=model,

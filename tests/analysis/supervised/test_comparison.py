@@ -62,6 +62,23 @@ def test_paired_difference_sees_a_small_steady_gain(data, rng):
     assert comparison.strongest([second, first], data.task) is first
 
 
+def test_a_predictor_is_asked_once_about_the_test_set(data):
+    fixed = Fixed("a", data, data.labels * 0.8 + 0.1)
+    asked = []
+
+    class Counted:
+        name = "counted"
+
+        def scores(self, sequences):
+            asked.append(len(sequences))
+            return fixed.scores(sequences)
+
+    answers = comparison.ask(Counted(), data, data, thresholds=(0.5,), resamples=10)
+    assert asked == [len(data)]
+    assert answers.seconds > 0
+    assert answers.metrics["mcc"].estimate == 1
+
+
 def test_turned_sequences_are_judged(data):
     positive = data.labels * 0.8 + 0.1
     fixed = Fixed("a", data, positive, turned=1 - positive)

@@ -20,7 +20,7 @@ from crossdna.analysis.evaluation.measure import (
     model_predictor,
 )
 from crossdna.analysis.evaluation.strands import StrandDifference, strand_difference
-from crossdna.analysis.inference import is_causal
+from crossdna.analysis.inference import is_causal, network_name
 from crossdna.analysis.plots import evaluation_figure, save_figure
 from crossdna.analysis.provenance import Provenance, provenance
 from crossdna.data.regions import Region, overlap
@@ -131,7 +131,7 @@ def evaluate_model(
     )
     return Evaluation(
         made_by=provenance(model, checkpoint, strand_average=strand_average),
-        model_name=_model_name(model),
+        model_name=network_name(model),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         genome=", ".join(str(path) for path in genome.paths),
         held_out=_describe(split.held_out, genome),
@@ -143,12 +143,6 @@ def evaluate_model(
         if causal or tokens
         else strand_difference(model, genome, split.held_out, settings),
     )
-
-
-def _model_name(model: Any) -> str:
-    """The network's class without its task; of wrapped families their model_type."""
-    name = type(model).__name__.removesuffix("ForMaskedLM").removesuffix("ForCausalLM")
-    return getattr(model.config, "network_type", name)
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:

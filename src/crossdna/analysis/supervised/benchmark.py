@@ -15,7 +15,7 @@ import torch
 
 from crossdna.analysis.statistics import interval
 from crossdna.analysis.supervised.classical import Predictor
-from crossdna.analysis.supervised.comparison import judge
+from crossdna.analysis.supervised.comparison import ask
 from crossdna.data import metrics
 from crossdna.files import atomic_open, atomic_path
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from crossdna.analysis.statistics import Interval
-    from crossdna.analysis.supervised.comparison import Judged
     from crossdna.data.labelled_inputs import Sets
 
 CELLS: Final = "cells"
@@ -109,39 +108,37 @@ def run_cell(
     middle = time.perf_counter()
     kind = sets.task.kind
     chosen = metric or metrics.PRIMARY[kind]
-    judged = judge(
+    answers = ask(
         fitted.predictor,
         sets.valid,
         sets.test,
         thresholds=fitted.thresholds,
         metric=chosen,
     )
-    asked = time.perf_counter()
-    fitted.predictor.scores(sets.test.table.ids)
     cell = Cell(
         kind=kind,
         metric=chosen,
-        value=judged.metrics[chosen].estimate,
-        every={name: value.estimate for name, value in judged.metrics.items()},
+        value=answers.metrics[chosen].estimate,
+        every={name: value.estimate for name, value in answers.metrics.items()},
         chance=metrics.chance(sets.task, sets.test.labels)[chosen],
         rows=len(sets.test),
         split_by=sets.how,
         seconds_fit=middle - start,
-        seconds_predict=time.perf_counter() - asked,
+        seconds_predict=answers.seconds,
         peak_memory_mib=memory.read(),
         parameters=fitted.parameters,
         fingerprint=fitted.fingerprint,
         layer=fitted.layer,
         **names,
     )
-    _keep(cell, judged, path)
+    _keep(cell, answers.resampled, path)
     return cell
 
 
-def _keep(cell: Cell, judged: Judged, path: Path) -> None:
+def _keep(cell: Cell, resampled: NDArray[np.float64], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path.with_suffix(".npy")) as temporary:
-        np.save(temporary, judged.resampled)
+        np.save(temporary, resampled)
     # Last: this file says that the cell is finished.
     with atomic_open(path) as handle:
         json.dump(asdict(cell), handle, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -65,7 +66,18 @@ class Judged(NamedTuple):
         return self.metrics[metrics.PRIMARY[task.kind]]
 
 
-def judge(
+class Answers(NamedTuple):
+    """What a predictor makes of the test set; fields as in `Judged`."""
+
+    thresholds: tuple[float, ...]
+    scores: NDArray
+    metrics: dict[str, Interval]
+    resampled: NDArray[np.float64]
+    seconds: float
+    """That the predictor took for the test set."""
+
+
+def ask(
     predictor: Predictor,
     valid: LabelledSet,
     test: LabelledSet,
@@ -74,8 +86,8 @@ def judge(
     metric: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Judged:
-    """Score the test set and compare with its labels.
+) -> Answers:
+    """Score the test set once and compare with its labels.
 
     Parameters
     ----------
@@ -88,20 +100,45 @@ def judge(
     if thresholds is None:
         held_out = predictor.scores(valid.table.ids)
         thresholds = metrics.choose_thresholds(task, valid.labels, held_out)
+    start = time.perf_counter()
     scores = predictor.scores(test.table.ids)
+    seconds = time.perf_counter() - start
     found = metrics.score(task, test.labels, scores, thresholds)
     draw = _resample_bases if task.kind == "per-base" else _resample
     resampled = draw(task, test.labels, scores, thresholds, resamples, seed)
     intervals = {
         name: interval(value, resampled[name]) for name, value in found.items()
     }
+    kept = resampled[metric or metrics.PRIMARY[task.kind]]
+    return Answers(thresholds, scores, intervals, kept, seconds)
+
+
+def judge(
+    predictor: Predictor,
+    valid: LabelledSet,
+    test: LabelledSet,
+    *,
+    thresholds: tuple[float, ...] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Judged:
+    """`ask` about the test set as it is, and turned round.
+
+    Parameters
+    ----------
+    thresholds
+        Those that the predictor brings; chosen on `valid` without.
+    """
+    answers = ask(
+        predictor, valid, test, thresholds=thresholds, resamples=resamples, seed=seed
+    )
     return Judged(
         name=predictor.name,
-        thresholds=thresholds,
-        scores=scores,
-        metrics=intervals,
-        resampled=resampled[metric or metrics.PRIMARY[task.kind]],
-        orientation=orientation(predictor, test, scores, thresholds),
+        thresholds=answers.thresholds,
+        scores=answers.scores,
+        metrics=answers.metrics,
+        resampled=answers.resampled,
+        orientation=orientation(predictor, test, answers.scores, answers.thresholds),
     )
 
 
