@@ -49,6 +49,18 @@ def test_the_suffix_is_kept_for_writers_that_look_at_it(tmp_path):
         temporary.write_bytes(b"")
 
 
+def test_a_group_may_read_what_a_library_wrote_for_its_user_alone(tmp_path):
+    plain = tmp_path / "plain"
+    plain.touch()
+    # As safetensors 0.8 does.
+    with atomic_path(tmp_path / "x") as path:
+        path.touch(mode=0o600)
+    with atomic_directory(tmp_path / "folder") as folder:
+        (folder / "y").touch(mode=0o600)
+    for written in (tmp_path / "x", tmp_path / "folder" / "y"):
+        assert written.stat().st_mode == plain.stat().st_mode
+
+
 def test_no_folder(tmp_path):
     target = tmp_path / "absent" / "x"
     with pytest.raises(CrossDNAError, match="cannot write"), atomic_open(target):

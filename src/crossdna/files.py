@@ -7,12 +7,16 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# There is no way to read it but to set it.
+_UMASK: Final = os.umask(0)
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -31,7 +35,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.tmp-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
-        _flush(temporary)
+        settle(temporary)
         temporary.replace(path)
     except OSError as error:
         _discard(temporary)
@@ -67,7 +71,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         for file in temporary.rglob("*"):
-            _flush(file)
+            settle(file)
         temporary.replace(path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -85,7 +89,13 @@ def _discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def settle(path: Path) -> None:
+    """Flush a file or folder to the disk, a file as readable as any new one.
+
+    Some libraries (safetensors) write files that nobody else of a group may read.
+    """
+    if path.is_file():
+        path.chmod(0o666 & ~_UMASK)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

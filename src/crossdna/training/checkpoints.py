@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from crossdna.errors import CrossDNAError
+from crossdna.files import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +55,10 @@ def publish(final: Path) -> None:
     try:
         for path in sorted(partial.rglob("*")):
             if path.is_file():
-                _sync(path)
-        _sync(partial)
+                settle(path)
+        settle(partial)
         partial.rename(final)
-        _sync(final.parent)
+        settle(final.parent)
     except OSError as error:
         raise CrossDNAError(f"cannot write {final}: {error.strerror}") from error
 
@@ -108,11 +108,3 @@ def prune(folder: Path, keep: int, best_step: int | None) -> None:
         path.rename(path.with_name(f".old-{path.name}"))
     for leftover in folder.glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
