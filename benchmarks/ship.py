@@ -16,6 +16,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -150,6 +151,8 @@ def card_text(name, folder):
     total = sum(shares.values())
     mix = ", ".join(f"{s} {100 * w / total:.0f} %" for s, w in shares.items())
     change = stored["change_by_bfloat16"]
+    # Whatever file or interpreter stood for the program's name.
+    command = re.sub(r"^\S+ (?=pretrain )", "crossdna ", made["command"])
     read = (
         f"{made['steps']:,} steps of {recipe.train.batch_size} windows of "
         f"{recipe.windows.length:,} bases: {stored['bases_read'] / 1e6:,.1f} million "
@@ -187,7 +190,7 @@ crossdna finetune --model {name} --train labelled.csv --output OUT
   `recipes/pretrain/heldout/*.bed`, made and proved by `benchmarks/corpus.py`.
 - {read}
 - {kept}
-- Command: `{made["command"]}`, seed {made["seed"]}, {made["device"]},
+- Command: `{command}`, seed {made["seed"]}, {made["device"]},
   torch {made["torch"]}. `recipe.toml` and `training_log.csv` lie beside this file.
 
 ## What came out
@@ -206,9 +209,9 @@ crossdna finetune --model {name} --train labelled.csv --output OUT
     parts.append(
         """## Limits
 
-It has read a small share of few genomes: its knowledge is of short words, repeats and
-coding statistics more than of regulation. Compare it with the baselines that every
-verb prints before relying on it. Not for diagnosis.
+It has read little DNA, of no more species than are named above: its knowledge is of
+short words, repeats and coding statistics more than of regulation. Compare it with the
+baselines that every verb prints before relying on it. Not for diagnosis.
 """
     )
     return "\n".join(parts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 import crossdna
+from crossdna.command_line import command_line
 from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -48,6 +47,6 @@ def described(
         torch=str(torch.__version__),
         checkpoint=checkpoint,
         fingerprint=model_fingerprint,
-        command=shlex.join(sys.argv),
+        command=command_line(),
         strand_policy="average" if strand_average else "forward",
     )

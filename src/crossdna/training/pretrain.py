@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import sys
 import tempfile
 import tomllib
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 import crossdna
+from crossdna.command_line import command_line
 from crossdna.config import from_table, to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
@@ -367,7 +366,7 @@ def _write_result(
         "package": f"crossdna {crossdna.__version__}",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "seed": recipe.train.seed,
         "genomes": {g.name: g.genome.fingerprint for g in genomes},
         "steps": trainer.state.global_step,
