@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 import transformers
 
 from crossdna import __version__
+from crossdna.command_line import command_line
 from crossdna.files import atomic_open
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -39,7 +39,7 @@ def describe_machine(**settings):
     ]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
+        "command": command_line(),
         "commit": commit(),
         "crossdna": __version__,
         "torch": torch.__version__,

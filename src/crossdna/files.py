@@ -94,8 +94,11 @@ def settle(path: Path) -> None:
 
     Some libraries (safetensors) write files that nobody else of a group may read.
     """
-    if path.is_file():
-        path.chmod(0o666 & ~_UMASK)
+    mode, wanted = path.stat().st_mode, 0o666 & ~_UMASK
+    if path.is_file() and wanted & ~mode:
+        # Some file systems have no modes to set.
+        with contextlib.suppress(PermissionError):
+            path.chmod(mode | wanted)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -240,13 +240,12 @@ def _report(
     name = f"{network_name(model.model)} ({Path(arguments.model).name})"
     model = replace(model, name=name)
     seeds = {
-        f"seed {one.seed}": FinetunedModel.load(
-            one.folder, device, trust_remote_code=trust
-        )
+        f"seed {one.seed}": model
+        if one is result.best
+        else FinetunedModel.load(one.folder, device, trust_remote_code=trust)
         for one in result.runs
     }
-    kept = f"seed {result.best.seed}"
-    judged, per_seed = finetune_report.judge_all(model, kept, seeds, sets)
+    judged, per_seed = finetune_report.judge_all(model, seeds, sets)
     strands = model.card.strands == "both"
     found = finetune_report.Evaluation(
         model=model,

@@ -345,8 +345,8 @@ def _read_delimited(path: Path, delimiter: str) -> tuple[pl.DataFrame, tuple[str
 
 def _delimiter_of(first_line: str, promised: str) -> str:
     """What the file's name promises, unless only another mark is in the first line."""
-    found = [mark for mark in (promised, *_OTHER_DELIMITERS) if mark in first_line]
-    return found[0] if found else promised
+    marks = (promised, *_OTHER_DELIMITERS)
+    return next((mark for mark in marks if mark in first_line), promised)
 
 
 def _header(row: list[str], where: str) -> list[str]:

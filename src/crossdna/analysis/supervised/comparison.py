@@ -50,8 +50,7 @@ class Judged(NamedTuple):
     metrics : dict of str to Interval
         Of the test set.
     resampled : (resamples,)
-        The metric that was asked for, or the task's first one, for each resample; all
-        predictors see the same resamples.
+        The task's first metric for each resample; all predictors see the same ones.
     """
 
     name: str
@@ -67,7 +66,10 @@ class Judged(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What a predictor makes of the test set; fields as in `Judged`."""
+    """What a predictor makes of the test set; fields as in `Judged`.
+
+    `resampled` is of the metric that was asked for.
+    """
 
     thresholds: tuple[float, ...]
     scores: NDArray

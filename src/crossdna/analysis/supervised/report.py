@@ -93,18 +93,12 @@ class Evaluation(NamedTuple):
 
 def judge_all(
     model: FinetunedModel,
-    kept: str,
     seeds: Mapping[str, FinetunedModel],
     sets: Sets,
 ) -> tuple[list[Judged], dict[str, Judged]]:
     """Judge each seed on the test set, and the kept model, which is one of them.
 
     A model that averages strands is also judged on one strand alone.
-
-    Parameters
-    ----------
-    kept
-        The key in `seeds` of what `model` is a copy of.
     """
     ours = comparison.judge(
         model, sets.valid, sets.test, thresholds=model.card.thresholds
@@ -115,8 +109,8 @@ def judge_all(
         single = comparison.judge(one, sets.valid, sets.test)
         judged.append(single._replace(name=f"{ours.name}, one strand"))
     per_seed = {
-        name: ours._replace(name=seed.name)
-        if name == kept
+        name: ours
+        if seed is model
         else comparison.judge(
             seed, sets.valid, sets.test, thresholds=seed.card.thresholds
         )
