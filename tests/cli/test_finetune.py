@@ -1,6 +1,7 @@
 """finetune and predict end to end through the command line, outputs read back."""
 
 import json
+import shutil
 import tomllib
 
 import numpy as np
@@ -178,6 +179,61 @@ def test_resume_trains_nothing_again(run, monkeypatch):
     assert finetune(*arguments, "--resume", "--lr", "0.1") == 2
 
 
+def test_seeds_of_a_finished_run_become_an_ensemble(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(run / "out", out)
+    again = [
+        *(f"--{name}={run}/{name}.csv" for name in ("train", "valid", "test")),
+        "--output", out, "--seeds", 2, "--epochs", 2, "--resume",
+        "--baselines", "classical", "--label-column", "label",
+    ]  # fmt: skip
+    assert finetune(*again, "--ensemble") == 0
+    found = json.loads((out / "metrics.json").read_text())
+    table = pl.read_parquet(out / "predictions.parquet")
+    ids = [alphabet.encode(letters) for letters in table["sequence"]]
+    each = [
+        FinetunedModel.load(out / f"runs/seed-{seed}", "cpu").scores(ids)[:, 1]
+        for seed in (0, 1)
+    ]
+    np.testing.assert_allclose(table["probability"], np.mean(each, 0), atol=1e-6)
+    spread = np.std(each, axis=0, ddof=1)
+    np.testing.assert_allclose(table["probability_sd"], spread, atol=1e-6)
+    valid, test = (table["evaluated_as"] == name for name in ("valid", "test"))
+    truth, both = table["label"].cast(int).to_numpy(), np.mean(each, 0)
+    scores = np.stack([1 - both, both], axis=1)[valid]
+    (threshold,) = found["model"]["thresholds"]
+    expected = choose_thresholds(BINARY, truth[valid], scores)
+    assert expected == pytest.approx((threshold,), abs=1e-6)
+    value = sk.matthews_corrcoef(truth[test], both[test] >= threshold)
+    assert found["model"]["metrics"]["mcc"]["estimate"] == pytest.approx(value)
+    assert list(found["seeds"]) == ["seed 0", "seed 1"]
+
+    output = tmp_path / "p.tsv"
+    predict = ["predict", str(run / "test.csv"), "--model", str(out), "--output",
+               str(output), "--chunk-size", "7", "--device", "cpu"]  # fmt: skip
+    assert main(predict) == 0
+    predicted = pl.read_csv(output, separator="\t")
+    for name in ("probability", "probability_sd"):
+        np.testing.assert_allclose(predicted[name], table[name].filter(test), atol=1e-5)
+    shutil.rmtree(out / "runs/seed-1")
+    assert main(predict) == 2
+    assert "runs/seed-1 is not there" in capsys.readouterr().err
+
+
+def test_the_best_seed_is_kept_again_without_ensemble(run, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(run / "out", out)
+    (out / "ensemble.json").write_text('{"members": [], "thresholds": []}')
+    assert finetune(
+        *(f"--{name}={run}/{name}.csv" for name in ("train", "valid", "test")),
+        "--output", out, "--seeds", 2, "--epochs", 2, "--resume",
+        "--baselines", "classical", "--label-column", "label",
+    ) == 0  # fmt: skip
+    assert not (out / "ensemble.json").exists()
+    columns = pl.read_parquet(out / "predictions.parquet").columns
+    assert "probability_sd" not in columns
+
+
 def test_the_test_set_touches_nothing_but_its_own_score(tmp_path):
     """Two runs that differ in the labels of the test set give the same model."""
     for name, flip in (("a", False), ("b", True)):
@@ -305,6 +361,7 @@ def test_other_kinds_of_task(tmp_path, rng, kind):
         ([("ACGT", 1), ("ACGA", 0)], ["--set", "epoch=3"], "did you mean 'epochs'"),
         ([("ACGT", 1), ("ACGA", 0)], ["--model", "new:xl"], "no size 'xl'"),
         ([("ACGT", 1), ("ACGA", 0)], ["--seeds", "0"], "at least one"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--ensemble"], "needs models to join"),
     ],
 )
 def test_bad_input_exits_with_2(tmp_path, capsys, rows, more, message):

@@ -250,7 +250,7 @@ def _fit(
             model,
             trust_remote_code=recipe.trust_remote_code,
         )
-        digits = str(fingerprint(best.model, result.best.folder))
+        digits = best.fingerprint(str(result.best.folder))
         return benchmark.Fitted(
             best, best.card.thresholds, result.best.parameters, digits
         )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crossdna.analysis.supervised.audit import Audit
     from crossdna.analysis.supervised.classical import Predictor
     from crossdna.analysis.supervised.comparison import Judged
+    from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.data.labelled_inputs import InputOptions, Sets
     from crossdna.training.finetune import FinetuneResult
     from crossdna.training.finetune_recipe import FinetuneRecipe
@@ -62,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="auto: bf16 where the device gains by it (default: %(default)s)",
     )
     train.add_argument("--seeds", type=int, default=1, help="models to train")
+    train.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="predict with the mean of all seeds' models, not with the best of them",
+    )
     train.add_argument("--trials", type=int, default=0, help="rounds of a search")
     train.add_argument("--device", default="auto")
     add_trust_option(parser)
@@ -91,9 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.supervised.audit import audit_splits
     from crossdna.cli.labelled_options import input_options
     from crossdna.data.labelled_inputs import read_sets
+    from crossdna.errors import CrossDNAError
     from crossdna.training.finetune import finetune
 
     recipe = _recipe(arguments)
+    if arguments.ensemble and len(recipe.seeds) < 2:
+        raise CrossDNAError("--ensemble needs models to join: --seeds 3, for example")
     options = input_options(arguments)
     sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
     audit = audit_splits(sets.named(), threshold=options.similarity)
@@ -220,31 +229,12 @@ def _report(
     audit: Audit,
 ) -> None:
     """Put the best model, its metrics, predictions and report into the output."""
-    import shutil
-    from dataclasses import replace
-
-    from crossdna.analysis.inference import network_name
-    from crossdna.analysis.provenance import provenance
+    from crossdna.analysis.provenance import described
     from crossdna.analysis.supervised import report as finetune_report
-    from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.config import to_table
-    from crossdna.files import atomic_path
 
     output: Path = arguments.output
-    for file in result.best.folder.iterdir():
-        with atomic_path(output / file.name) as temporary:
-            shutil.copy(file, temporary)
-    device = result.recipe.device
-    trust = result.recipe.trust_remote_code
-    model = FinetunedModel.load(output, device, trust_remote_code=trust)
-    name = f"{network_name(model.model)} ({Path(arguments.model).name})"
-    model = replace(model, name=name)
-    seeds = {
-        f"seed {one.seed}": model
-        if one is result.best
-        else FinetunedModel.load(one.folder, device, trust_remote_code=trust)
-        for one in result.runs
-    }
+    model, seeds = _kept_models(arguments, result, sets)
     judged, per_seed = finetune_report.judge_all(model, seeds, sets)
     strands = model.card.strands == "both"
     found = finetune_report.Evaluation(
@@ -257,10 +247,12 @@ def _report(
             histories={f"seed {one.seed}": one.history for one in result.runs},
             trials=result.trials,
             settings=to_table(result.recipe),
-            parameters=result.best.parameters,
-            trained=result.best.trained_parameters,
+            parameters=result.best.parameters * len(model.networks),
+            trained=result.best.trained_parameters * len(model.networks),
         ),
-        provenance=provenance(model.model, str(output), strand_average=strands),
+        provenance=described(
+            model.fingerprint(str(output)), str(output), strand_average=strands
+        ),
     )
     finetune_report.write_predictions(found, output)
     table = finetune_report.write_metrics(found, output)
@@ -273,3 +265,40 @@ def _report(
             f"  {value.estimate:6.3f} [{value.low:.3f}, {value.high:.3f}]  {one.name}"
         )
     print(f"written: {output} ({finetune_report.REPORT_NAME}, model, predictions)")
+
+
+def _kept_models(
+    arguments: argparse.Namespace, result: FinetuneResult, sets: Sets
+) -> tuple[FinetunedModel, dict[str, FinetunedModel]]:
+    """What the output answers with, put there; and the model of every seed."""
+    import shutil
+    from dataclasses import replace
+
+    from crossdna.analysis.inference import network_name
+    from crossdna.analysis.supervised.ensemble import ENSEMBLE_NAME, write_ensemble
+    from crossdna.analysis.supervised.finetuned import FinetunedModel
+    from crossdna.files import atomic_path
+
+    output: Path = arguments.output
+    # A resumed run may have been one before.
+    (output / ENSEMBLE_NAME).unlink(missing_ok=True)
+    for file in result.best.folder.iterdir():
+        with atomic_path(output / file.name) as temporary:
+            shutil.copy(file, temporary)
+    seeds = {
+        f"seed {one.seed}": FinetunedModel.load(
+            one.folder,
+            result.recipe.device,
+            trust_remote_code=result.recipe.trust_remote_code,
+        )
+        for one in result.runs
+    }
+    best = f"seed {result.best.seed}"
+    name = f"{network_name(seeds[best].networks[0])} ({Path(arguments.model).name})"
+    if not arguments.ensemble:
+        seeds[best] = replace(seeds[best], name=name)
+        return seeds[best], seeds
+    model = FinetunedModel.ensemble(list(seeds.values()), sets.valid)
+    folders = [one.folder for one in result.runs]
+    write_ensemble(output, folders, model.card.thresholds)
+    return replace(model, name=f"{name}, mean of {len(folders)} seeds"), seeds

@@ -45,10 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict in chunks; a killed run goes on where it was."""
     import sys
 
-    import numpy as np
-
     from crossdna.analysis.chunks import ChunkStore, run_chunks, worker_devices
-    from crossdna.analysis.provenance import provenance
+    from crossdna.analysis.provenance import described
     from crossdna.analysis.supervised import finetuned
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
@@ -66,10 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model, devices[0], trust_remote_code=trust
     )
     card = model.card
-    sample = finetuned.empty_scores(card)
-    finetuned.joined(
-        table.columns.head(0), finetuned.prediction_columns(card, sample), table.source
-    )
+    sample = finetuned.prediction_columns(card, finetuned.nothing_scored(model))
+    finetuned.joined(table.columns.head(0), sample, table.source)
     long = int((table.lengths > card.max_length).sum())
     if long:
         print(
@@ -78,8 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
             "length, half a window apart, and what the windows say is averaged",
             file=sys.stderr,
         )
-    facts = provenance(
-        model.model, arguments.model, strand_average=card.strands == "both"
+    facts = described(
+        model.fingerprint(arguments.model),
+        arguments.model,
+        strand_average=card.strands == "both",
     )
     size = max(1, arguments.chunk_size)
     store = ChunkStore(
@@ -97,8 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
             devices=devices,
             done=lambda n: advance(min(size, len(table) - n * size)),
         )
-    scores = finetuned.unpack_scores([store.load(n) for n in range(len(starts))])
-    columns = finetuned.prediction_columns(card, np.asarray(scores))
+    scored = finetuned.unpack_scored([store.load(n) for n in range(len(starts))])
+    columns = finetuned.prediction_columns(card, scored)
     result = finetuned.joined(table.columns, columns, table.source)
     write_table(result, output, metadata=facts._asdict())
     store.remove()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from crossdna.analysis.inference import load_model
+from crossdna.analysis.supervised.ensemble import read_ensemble
 from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
+from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,14 +24,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from crossdna.analysis.chunks import Arrays
+    from crossdna.data.labelled import LabelledSet, Task
     from crossdna.data.task_card import Strands
 
 BASES_PER_BATCH: Final = 1 << 15
 
 
+class Scored(NamedTuple):
+    """What a model makes of sequences.
+
+    Attributes
+    ----------
+    scores : (sequences, outputs)
+        Probabilities or quantities; see `crossdna.data.metrics`.
+    spread : like `scores`, or None
+        Standard deviation between the networks of an ensemble.
+    """
+
+    scores: NDArray
+    spread: NDArray | None
+
+
 @dataclass(frozen=True, slots=True)
 class FinetunedModel:
-    """A model and its card.
+    """One network or several, and the card that says what they answer.
+
+    Several were trained alike but for their seed; what they say is averaged.
 
     A sequence longer than those of the training set is read in windows of that length,
     each half a window further; what the windows say is averaged (per base: where they
@@ -37,7 +57,7 @@ class FinetunedModel:
     """
 
     name: str
-    model: PreTrainedModel
+    networks: tuple[PreTrainedModel, ...]
     card: TaskCard
     bases_per_batch: int = BASES_PER_BATCH
 
@@ -50,7 +70,7 @@ class FinetunedModel:
         *,
         trust_remote_code: bool = False,
     ) -> FinetunedModel:
-        """Load what ``crossdna finetune`` wrote.
+        """Load what ``crossdna finetune`` wrote: a checkpoint, or an ensemble of them.
 
         Parameters
         ----------
@@ -66,13 +86,36 @@ class FinetunedModel:
         if not path.is_dir():
             raise CrossDNAError(f"{folder}: no such directory")
         card = TaskCard.read(path)
-        model = load_model(
-            path,
-            "per-base" if card.task.kind == "per-base" else "classification",
-            device,
-            trust_remote_code=trust_remote_code,
-        )
-        return cls(name or str(folder), model, card)
+        places, several = [path], read_ensemble(path)
+        if several is not None:
+            places = [path / member for member in several.members]
+            card = replace(card, thresholds=several.thresholds)
+        networks = [
+            load_model(
+                place,
+                "per-base" if card.task.kind == "per-base" else "classification",
+                device,
+                trust_remote_code=trust_remote_code,
+            )
+            for place in places
+        ]
+        return cls(name or str(folder), tuple(networks), card)
+
+    @classmethod
+    def ensemble(
+        cls, members: Sequence[FinetunedModel], valid: LabelledSet
+    ) -> FinetunedModel:
+        """Join models of one task; thresholds are chosen for their mean on `valid`."""
+        first = members[0]
+        networks = tuple(network for one in members for network in one.networks)
+        joint = replace(first, networks=networks)
+        scores = joint.scores(valid.table.ids)
+        thresholds = metrics.choose_thresholds(first.card.task, valid.labels, scores)
+        return replace(joint, card=replace(first.card, thresholds=thresholds))
+
+    def fingerprint(self, checkpoint: str) -> str:
+        """Fingerprints of all networks; see `crossdna.models.fingerprint`."""
+        return "+".join(str(fingerprint(one, checkpoint)) for one in self.networks)
 
     def on_strands(self, strands: Strands) -> FinetunedModel:
         """The same model, asked with or without averaging over the strands."""
@@ -84,17 +127,33 @@ class FinetunedModel:
         advance: Callable[[int], None] = lambda rows: None,
     ) -> NDArray:
         """Probabilities or quantities; see `crossdna.data.metrics`."""
+        scores = self.scored(sequences).scores
+        advance(len(sequences))
+        return scores
+
+    def scored(self, sequences: Sequence[NDArray[np.uint8]]) -> Scored:
+        """The mean of what the networks say, and how far they are apart."""
+        each = [self._answer(network, sequences) for network in self.networks]
+        if len(each) == 1:
+            return Scored(each[0], None)
+        # Also right for rows of different lengths, which are arrays in an array.
+        mean: NDArray = np.add.reduce(each, axis=0) / len(each)
+        squares: NDArray = np.add.reduce([(one - mean) ** 2 for one in each], axis=0)
+        return Scored(mean, (squares / (len(each) - 1)) ** 0.5)
+
+    def _answer(
+        self, network: PreTrainedModel, sequences: Sequence[NDArray[np.uint8]]
+    ) -> NDArray:
         per_base = self.card.task.kind == "per-base"
         windows, owners, starts = _windows(sequences, self.card.max_length)
         logits = predict_logits(
-            self.model,
+            network,
             windows,
             strand_average=self.card.strands == "both",
             per_base=per_base,
             bases_per_batch=self.bases_per_batch,
         )
         found = self.card.scores(logits)
-        advance(len(sequences))
         if len(windows) == len(sequences):
             return found
         if per_base:
@@ -136,45 +195,62 @@ def _overlaid(
     return results
 
 
-def prediction_columns(card: TaskCard, scores: NDArray) -> pl.DataFrame:
+def prediction_columns(card: TaskCard, scored: Scored) -> pl.DataFrame:
     """Columns that say what a model predicts, one row per sequence.
 
     binary: ``probability`` (of the positive class), ``prediction``. multiclass:
     ``probability_CLASS`` for each, ``prediction``. Several labels: for each
     ``probability_LABEL`` and ``prediction_LABEL`` (0 or 1). regression: ``prediction``,
     or ``prediction_TARGET`` for several. per base: ``probability`` and ``prediction``
-    are lists with an entry per base (the most probable class).
+    are lists with an entry per base (the most probable class). An ensemble adds a
+    column ``..._sd`` for each of probabilities or quantities: how far its networks are
+    apart.
     """
-    task = card.task
+    task, scores = card.task, scored.scores
     decided = metrics.decide(task, scores, card.thresholds)
+    if task.kind == "per-base":
+        return _base_columns(task, scored, decided)
     columns: dict[str, Any] = {}
-    if task.kind == "binary":
-        columns["probability"] = scores[:, 1]
+    for key, number in _score_columns(task).items():
+        columns[key] = scores[:, number]
+        if scored.spread is not None:
+            columns[f"{key}_sd"] = scored.spread[:, number]
+        if task.kind == "multilabel":
+            columns[f"prediction_{task.classes[number]}"] = decided[:, number]
+    if task.kind in ("binary", "multiclass"):
         columns["prediction"] = [task.classes[number] for number in decided]
-    elif task.kind == "multiclass":
-        for number, name in enumerate(task.classes):
-            columns[f"probability_{name}"] = scores[:, number]
-        columns["prediction"] = [task.classes[number] for number in decided]
-    elif task.kind == "multilabel":
-        for number, name in enumerate(task.classes):
-            columns[f"probability_{name}"] = scores[:, number]
-            columns[f"prediction_{name}"] = decided[:, number]
-    elif task.kind == "regression":
-        single = len(task.columns) == 1
-        for number, name in enumerate(task.columns):
-            key = "prediction" if single else f"prediction_{name}"
-            columns[key] = scores[:, number]
-    else:
-        columns["probability"] = [bases.max(1).tolist() for bases in scores]
-        columns["prediction"] = [[task.classes[n] for n in row] for row in decided]
     return pl.DataFrame(columns)
 
 
-def empty_scores(card: TaskCard) -> NDArray:
+def _score_columns(task: Task) -> dict[str, int]:
+    """Names of the columns with scores, and which output each shows."""
+    if task.kind == "binary":
+        return {"probability": 1}
+    if task.kind == "regression" and len(task.columns) == 1:
+        return {"prediction": 0}
+    kind = "prediction" if task.kind == "regression" else "probability"
+    names = task.columns if task.kind == "regression" else task.classes
+    return {f"{kind}_{name}": number for number, name in enumerate(names)}
+
+
+def _base_columns(task: Task, scored: Scored, decided: NDArray) -> pl.DataFrame:
+    columns: dict[str, Any] = {
+        "probability": [bases.max(1).tolist() for bases in scored.scores]
+    }
+    if scored.spread is not None:
+        columns["probability_sd"] = [
+            np.take_along_axis(bases, chosen[:, None], 1)[:, 0].tolist()
+            for bases, chosen in zip(scored.spread, decided, strict=True)
+        ]
+    columns["prediction"] = [[task.classes[n] for n in row] for row in decided]
+    return pl.DataFrame(columns)
+
+
+def nothing_scored(model: FinetunedModel) -> Scored:
     """Scores of no sequence, to learn which columns there will be."""
-    if card.task.kind == "per-base":
-        return np.empty(0, object)
-    return np.empty((0, card.task.outputs))
+    per_base = model.card.task.kind == "per-base"
+    empty = np.empty(0, object) if per_base else np.empty((0, model.card.task.outputs))
+    return Scored(empty, empty if len(model.networks) > 1 else None)
 
 
 def joined(table: pl.DataFrame, added: pl.DataFrame, source: str) -> pl.DataFrame:
@@ -210,7 +286,7 @@ class PredictJob:
         model = replace(loaded, bases_per_batch=self.bases_per_batch)
 
         def work(sequences: Sequence[NDArray[np.uint8]]) -> Arrays:
-            return pack_scores(model.scores(sequences))
+            return packed(model.scored(sequences))
 
         return work
 
@@ -221,6 +297,22 @@ def pack_scores(scores: NDArray) -> Arrays:
         return {"scores": scores}
     lengths = np.array([len(row) for row in scores])
     return {"scores": np.concatenate(list(scores)), "lengths": lengths}
+
+
+def packed(scored: Scored) -> Arrays:
+    """Scores, and their spread if there is one, as plain arrays."""
+    arrays = pack_scores(scored.scores)
+    if scored.spread is not None:
+        arrays["spread"] = pack_scores(scored.spread)["scores"]
+    return arrays
+
+
+def unpack_scored(chunks: Sequence[Arrays]) -> Scored:
+    """Undo `packed` for all chunks together."""
+    if "spread" not in chunks[0]:
+        return Scored(unpack_scores(chunks), None)
+    spreads = [{**chunk, "scores": chunk["spread"]} for chunk in chunks]
+    return Scored(unpack_scores(chunks), unpack_scores(spreads))
 
 
 def unpack_scores(chunks: Sequence[Arrays]) -> NDArray:

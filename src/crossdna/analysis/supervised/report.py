@@ -23,7 +23,11 @@ from crossdna.analysis.report import (
 )
 from crossdna.analysis.supervised import comparison
 from crossdna.analysis.supervised import plots as finetune_plots
-from crossdna.analysis.supervised.finetuned import joined, prediction_columns
+from crossdna.analysis.supervised.finetuned import (
+    Scored,
+    joined,
+    prediction_columns,
+)
 from crossdna.data import metrics
 from crossdna.data.table_files import write_table
 from crossdna.files import atomic_open
@@ -75,7 +79,7 @@ class Evaluation(NamedTuple):
     Attributes
     ----------
     model : FinetunedModel
-        The one that is kept: best of the seeds on the development set.
+        The one that is kept: the best of the seeds on the development set, or all.
     judged : list of Judged
         Ours first, then the baselines.
     seeds : dict of str to Judged
@@ -96,7 +100,7 @@ def judge_all(
     seeds: Mapping[str, FinetunedModel],
     sets: Sets,
 ) -> tuple[list[Judged], dict[str, Judged]]:
-    """Judge each seed on the test set, and the kept model, which is one of them.
+    """Judge each seed on the test set, and the kept model: one of them, or all.
 
     A model that averages strands is also judged on one strand alone.
     """
@@ -183,12 +187,13 @@ def write_predictions(found: Evaluation, folder: Path) -> None:
     """
     parts = []
     for name, data in (("valid", found.sets.valid), ("test", found.sets.test)):
-        scores = (
-            found.judged[0].scores
-            if name == "test"
-            else found.model.scores(data.table.ids)
+        judged = name == "test" and len(found.model.networks) == 1
+        scored = (
+            Scored(found.judged[0].scores, None)
+            if judged
+            else found.model.scored(data.table.ids)
         )
-        columns = prediction_columns(found.model.card, scores)
+        columns = prediction_columns(found.model.card, scored)
         columns = columns.with_columns(pl.lit(name).alias("evaluated_as"))
         table = data.table.with_sequences()
         parts.append(joined(table, columns, data.table.source))
@@ -289,10 +294,12 @@ def _results(found: Evaluation, pictures: Path) -> Section:
             for name, one in found.seeds.items()
         ]
         parts.append(Table("Each seed", ["", *names], each))
+    kept = len(found.model.networks) == 1
+    chosen = "the epoch and the seed" if kept else "and the epochs"
     parts.append(
         Paragraph(
-            "Thresholds, heads, the epoch and the seed whose weights are kept were "
-            "chosen on the development set; the test set was used once, for this.",
+            f"Thresholds, heads, {chosen} whose weights are kept were chosen on the "
+            "development set; the test set was used once, for this.",
             "note",
         )
     )
