@@ -12,8 +12,10 @@ of ``crossdna finetune``. The test set of a cell is read once, when the cell is 
 published training set, trained on their development file (another task than the
 published one); aside are sets of the same kinds that nothing was tuned on, to be run
 once at the end. --train-rows caps training sets (a random part, the same for every
-model and seed) and is written beside each number. Finished cells in --work are kept; no
-new cell is begun after --minutes. Results: results/finetune-quality.json.
+model and seed) and is written beside each number. --ensemble adds, once a task has all
+seeds, the mean of the seeds' models, of networks and convolutional baselines alike.
+Finished cells in --work are kept; no new cell is begun after --minutes. Results:
+results/finetune-quality.json.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from machine import save_results
 
 from crossdna.analysis.supervised import benchmark
 from crossdna.analysis.supervised.baselines import BASELINES, unsuited
+from crossdna.analysis.supervised.classical import Predictor
 from crossdna.analysis.supervised.finetuned import FinetunedModel
 from crossdna.data.suites import find_tasks, read_task
 from crossdna.training.finetune import finetune
@@ -92,57 +96,81 @@ def cell_name(model, options, sets):
     return f"{name}, {len(sets.train)} rows"
 
 
-def fitting(model, seed, sets, name, folder, options):
-    """How a cell is fitted."""
+class MeanOf(NamedTuple):
+    """Predictors that differ in their seed."""
+
+    name: str
+    members: list[Predictor]
+
+    def scores(self, sequences):
+        """The mean of what they say."""
+        return np.mean([one.scores(sequences) for one in self.members], axis=0)
+
+
+def fitting(model, seeds, sets, name, folder, options):
+    """How a cell is fitted; several seeds are averaged.
+
+    A network that was trained for another cell is read back from `folder`.
+    """
     settings = LISTS[options.list][name]
 
     def baseline():
-        fitted = BASELINES[model].fit(sets.train, sets.valid, seed)
-        return benchmark.Fitted(fitted)
+        fitted = [BASELINES[model].fit(sets.train, sets.valid, one) for one in seeds]
+        alone = len(fitted) == 1
+        return benchmark.Fitted(fitted[0] if alone else MeanOf(model, fitted))
 
     def trained():
         recipe = FinetuneRecipe(
             model=model,
-            seeds=(seed,),
+            seeds=seeds,
             epochs=options.epochs,
             batch_size=32 if len(sets.train) < SMALL else 64,
             precision="auto",
             device="cpu",
             **settings,
         )
-        best = finetune(recipe, sets.train, sets.valid, folder).best
-        found = FinetunedModel.load(best.folder, "cpu", model)
-        return benchmark.Fitted(found, found.card.thresholds, best.parameters)
+        runs = finetune(recipe, sets.train, sets.valid, folder).runs
+        members = [FinetunedModel.load(run.folder, "cpu", model) for run in runs]
+        alone = len(members) == 1
+        found = members[0] if alone else FinetunedModel.ensemble(members, sets.valid)
+        size = sum(run.parameters for run in runs)
+        return benchmark.Fitted(found, found.card.thresholds, size)
 
     return baseline if model in BASELINES else trained
 
 
 def run_cells(options):
-    """All cells of one seed before the next, until the time is over."""
+    """All cells of one seed before the next, then means, until the time is over."""
+    rounds = [(seed,) for seed in range(options.seeds)]
+    if options.ensemble:
+        rounds.append(tuple(range(options.seeds)))
     start = time.monotonic()
-    for seed in range(options.seeds):
+    for seeds in rounds:
         for name in options.tasks:
             sets, reduced = sets_of(name, options)
             for model in options.models:
                 fixed = model in BASELINES and not BASELINES[model].seeded
                 unfit = model in BASELINES and unsuited(model, sets.named())
-                if unfit or (fixed and seed):
+                if unfit or (fixed and seeds != (0,)):
                     continue
                 called = cell_name(model, options, sets)
-                path = benchmark.cell_path(options.work, name, called, seed)
+                # All seeds' networks lie in one folder.
+                folder = benchmark.cell_path(options.work, name, called, 0).parent
+                if len(seeds) > 1:
+                    called += f", mean of {len(seeds)} seeds"
+                path = benchmark.cell_path(options.work, name, called, seeds[0])
                 over = time.monotonic() - start > 60 * options.minutes
                 if over and not path.is_file():
-                    print(f"time is over before {name}, {called}, seed {seed}")
+                    print(f"time is over before {name}, {called}, seeds {seeds}")
                     return
-                folder = path.with_suffix("")
-                fit = fitting(model, seed, sets, name, folder, options)
+                fit = fitting(model, seeds, sets, name, folder / "runs", options)
                 facts = {
-                    "task": name, "model": called, "seed": seed,
+                    "task": name, "model": called, "seed": seeds[0],
                     "reduced_train": reduced,
                 }  # fmt: skip
                 cell = benchmark.run_cell(fit, sets, path, facts, "mcc")
                 print(
-                    f"{name} | {called} | seed {seed} | {cell.metric} "
+                    f"{name} | {called} | seeds {seeds} | {cell.metric} "
                     f"{cell.value:.3f} | fit {cell.seconds_fit:.0f} s",
                     flush=True,
                 )
@@ -171,6 +199,7 @@ def parse():
     parser.add_argument("--list", choices=LISTS, default="main")
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ensemble", action="store_true", help="also means of seeds")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--train-rows", type=int, default=0, help="0: all")
     parser.add_argument("--minutes", type=float, default=1e9)
