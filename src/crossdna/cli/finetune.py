@@ -50,10 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="both: train on either strand and average predictions",
     )
-    train.add_argument("--epochs", type=int, default=20)
+    train.add_argument(
+        "--epochs", type=int, help="at most (default: 20; 60 with --method head)"
+    )
     train.add_argument("--batch-size", type=int, default=32)
     train.add_argument("--lr", type=float)
-    train.add_argument("--patience", type=int, default=5)
+    train.add_argument(
+        "--patience",
+        type=int,
+        help="epochs without improvement before training stops (default: 5; 15 with "
+        "--method head)",
+    )
     train.add_argument("--class-weights", action="store_true")
     train.add_argument("--max-length", type=int, default=65536)
     train.add_argument(

@@ -81,6 +81,12 @@ class LabelledSet:
         index = np.asarray(rows, np.int64)
         return replace(self, table=self.table.take(index), labels=self.labels[index])
 
+    def evenly(self, most: int) -> LabelledSet:
+        """At most so many rows, spread over all of them."""
+        if len(self) <= most:
+            return self
+        return self.take(np.linspace(0, len(self) - 1, most).round().astype(int))
+
 
 def find_label_columns(
     table: SequenceTable, wanted: Sequence[str] = ()

@@ -33,7 +33,7 @@ from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 ATTENTION_SETS = 4
 MOTIF_KERNEL = 13
@@ -163,6 +163,47 @@ POOLINGS: dict[str, Callable[[Any, int], nn.Module]] = {
 }
 
 
+class Standard(nn.Module):
+    """Channels less their mean, in units of their standard deviation.
+
+    Both are measured before training and stay; until then nothing is changed.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def reset_parameters(self) -> None:
+        """Change nothing again."""
+        self.mean.zero_()
+        self.scale.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., channels) to the same shape."""
+        return (x - self.mean.to(x.dtype)) * self.scale.to(x.dtype)
+
+    def measure(self, rows: Iterable[Tensor]) -> None:
+        """Learn mean and spread of all rows, each (rows, channels), float64 inside.
+
+        A channel that never changes is left at its own scale.
+        """
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for part in rows:
+            values = part.double()
+            count += len(values)
+            total = total + values.sum(0)
+            squares = squares + values.square().sum(0)
+        mean = total / count
+        spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+        steady = spread <= 1e-6 * mean.abs() + 1e-12
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(steady, torch.ones_like(spread), 1 / spread))
+
+
 def one_hot_bases(bases: Tensor) -> Tensor:
     """Ids (batch, length) of `crossdna.alphabet` to (batch, 4, length), 0 but at ACGT.
 
@@ -252,6 +293,14 @@ class SequenceHead(nn.Module):
             self.strand_motifs = StrandMotifs(motifs)
             beside = self.strand_motifs.width
         self.pooling = POOLINGS[config.head_pooling](config, channels)
+        # Without weights of its own a pooling gives what can be measured at once.
+        self.measures_pooled = not any(True for _ in self.pooling.parameters())
+        self.standard: Standard | None = None
+        if getattr(config, "head_standard", False):
+            pooled = int(self.pooling.width)  # type: ignore[arg-type]
+            self.standard = Standard(
+                pooled if self.measures_pooled else config.hidden_size
+            )
         self.dropout = nn.Dropout(config.head_dropout)
         width = int(self.pooling.width) + beside  # type: ignore[arg-type]
         self.dense: nn.Linear | None = None
@@ -288,10 +337,14 @@ class SequenceHead(nn.Module):
         self, hidden: Tensor, found: Tensor | None, mask: Tensor | None = None
     ) -> Tensor:
         """Logits (batch, num_labels) of `hidden` and what `read_bases` gave."""
+        if self.standard is not None and not self.measures_pooled:
+            hidden = self.standard(hidden)
         if self.base_motifs is not None:
             assert found is not None
             hidden = torch.cat([hidden, found.to(hidden.dtype)], dim=-1)
         pooled = self.pooling(hidden, mask)
+        if self.standard is not None and self.measures_pooled:
+            pooled = self.standard(pooled)
         if self.strand_motifs is not None:
             assert found is not None
             pooled = torch.cat([pooled, found.to(pooled.dtype)], dim=-1)
@@ -300,18 +353,38 @@ class SequenceHead(nn.Module):
             pooled = self.dropout(F.relu(self.dense(pooled)))
         return self.linear(pooled)
 
+    def measured(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """What `standard` sees of a batch, (rows, channels)."""
+        if self.measures_pooled:
+            return self.pooling(hidden, mask)
+        return present_bases(hidden, mask)
+
+
+def present_bases(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """(batch, length, channels) to (bases, channels), without padding."""
+    return hidden.flatten(0, 1) if mask is None else hidden[mask != 0]
+
 
 class TokenHead(nn.Module):
     """A linear layer on each base."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
+        self.standard: Standard | None = None
+        if getattr(config, "head_standard", False):
+            self.standard = Standard(config.hidden_size)
         self.dropout = nn.Dropout(config.head_dropout)
         self.linear = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, length, channels) to logits (batch, length, num_labels)."""
+        if self.standard is not None:
+            hidden = self.standard(hidden)
         return self.linear(self.dropout(hidden))
+
+    def measured(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """What `standard` sees of a batch, (bases, channels)."""
+        return present_bases(hidden, mask)
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:

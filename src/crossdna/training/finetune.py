@@ -5,6 +5,7 @@ Nothing here is given the test set.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from crossdna.training.finetune_data import TrainingRows, target_scale
 from crossdna.training.finetune_model import (
     build_model,
     has_poolings,
+    measure,
     merged,
     restrict,
     save_tokenizer,
@@ -35,6 +37,7 @@ from crossdna.training.finetune_trainer import (
     StopEarly,
     has_stopped,
 )
+from crossdna.training.frozen import asked_once
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.progress import RichProgress
 
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from crossdna.training.finetune_recipe import FinetuneRecipe, Pooling
 
 RESULT_NAME: Final = "result.json"
+MEASURED_ROWS: Final = 1000
+"""Training rows that tell a head the spread of what it reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +139,13 @@ def finetune(
         recipe = search(recipe, choice, train, valid, folder, trials)
     runs = [
         run_once(
-            recipe, choice, train, valid, folder / f"seed-{seed}", seed, recipe.epochs
+            recipe,
+            choice,
+            train,
+            valid,
+            folder / f"seed-{seed}",
+            seed,
+            recipe.most_epochs,
         )
         for seed in recipe.seeds
     ]
@@ -276,9 +287,9 @@ def run_once(
         return read_result(folder)
     set_seed(seed)
     longest = int(max(train.table.lengths.max(), valid.table.lengths.max()))
-    model = restrict(
-        build_model(recipe, train.task, pooling=choice.pooling, length=longest), recipe
-    )
+    model = build_model(recipe, train.task, pooling=choice.pooling, length=longest)
+    measure(model, train.evenly(MEASURED_ROWS).table.ids, choice.strands)
+    model = restrict(model, recipe)
     scale = target_scale(train)
     card = TaskCard(
         task=train.task,
@@ -288,7 +299,9 @@ def run_once(
         scales=tuple(scale.scales.tolist()),
     )
     both = choice.strands == "both"
-    rows = TrainingRows(train, scale, both_strands=both, seed=seed, noise=recipe.noise)
+    rows = TrainingRows(
+        train, scale, both_strands=both, seed=seed, noise=recipe.hidden_share
+    )
     work = folder.with_name(f"{folder.name}.checkpoints")
     trainer = FinetuneTrainer(
         model,
@@ -300,10 +313,13 @@ def run_once(
         head_rate=recipe.head_learning_rate,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StopEarly(recipe.patience))
+    trainer.add_callback(StopEarly(recipe.waits))
     mean_length = float(train.table.lengths.mean())
     trainer.add_callback(RichProgress(round(recipe.batch_size * mean_length)))
-    _train(trainer, recipe.patience)
+    # With noise no sequence is seen twice.
+    repeats = recipe.frozen and not recipe.hidden_share
+    with asked_once(model) if repeats else contextlib.nullcontext():
+        _train(trainer, recipe.waits)
     result = _finish(trainer, recipe.model, folder, seed)
     shutil.rmtree(work, ignore_errors=True)
     return result

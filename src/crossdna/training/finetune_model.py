@@ -14,20 +14,28 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
+from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+from crossdna.models.batched import length_batches, pad_batch
 from crossdna.models.crossdna import CrossDNAConfig
 from crossdna.models.opening import Opened
+from crossdna.models.strands import asking
 from crossdna.models.tokenized import TokenizedConfig
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.training.finetune_recipe import NEW, RANDOM
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from crossdna.data.labelled import Task
+    from crossdna.data.task_card import Strands
     from crossdna.training.finetune_recipe import FinetuneRecipe
 
 _SMALL: Final = {
@@ -41,6 +49,8 @@ NEW_SIZES: Final[dict[str, dict[str, Any]]] = {
 }
 """Sizes of CrossDNA with random weights: small is the paper's 408K, paper its 8.1M."""
 
+MEASURED_BASES: Final = 1 << 14
+"""Bases that a network reads at a time while a head is measured."""
 _PROBLEMS: Final = {
     "binary": "single_label_classification",
     "multiclass": "single_label_classification",
@@ -78,10 +88,11 @@ def build_model(
     config.problem_type = _PROBLEMS[task.kind]
     config.head_pooling = pooling
     config.head_length = length if pooling == "position" else None
-    config.head_dropout = recipe.head_dropout
-    config.head_width = recipe.head_width
+    config.head_dropout = recipe.dropped
+    config.head_width = recipe.dense_width
     if hasattr(config, "head_motifs"):
         config.head_motifs = recipe.motifs
+        config.head_standard = recipe.standard
     if recipe.dropout is not None:
         _set_dropout(config, recipe.dropout)
     per_base = task.kind == "per-base"
@@ -159,12 +170,40 @@ def save_tokenizer(name: str, folder: Path) -> None:
         load_tokenizer(opened.name).save_pretrained(folder)
 
 
+def measure(
+    model: Any, sequences: Sequence[NDArray[np.uint8]], strands: Strands
+) -> None:
+    """Set a head's `Standard`, if it has one, by what the network makes of sequences.
+
+    Parameters
+    ----------
+    strands
+        With ``both`` also their reverse complements.
+    """
+    head = getattr(model, "head", None)
+    if head is None or getattr(head, "standard", None) is None:
+        return
+    kept = list(sequences)
+    if strands == "both":
+        kept += [alphabet.reverse_complement(ids) for ids in sequences]
+    lengths = [len(ids) for ids in kept]
+
+    def parts() -> Iterator[Tensor]:
+        for rows in length_batches(lengths, MEASURED_BASES):
+            batch = pad_batch([kept[row] for row in rows])
+            output = model.base_model(*batch)
+            yield head.measured(output.last_hidden_state, batch.attention_mask)
+
+    with asking(model):
+        head.standard.measure(parts())
+
+
 def restrict(model: PreTrainedModel, recipe: FinetuneRecipe) -> Any:
     """Leave only those weights trainable that the method changes."""
     if recipe.method == "full":
         return model
     network = f"{model.base_model_prefix}."
-    if recipe.method == "head":
+    if recipe.frozen:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = not name.startswith(network)
         return model

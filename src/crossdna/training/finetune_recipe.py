@@ -12,6 +12,7 @@ NEW: Final = "new:"
 RANDOM: Final = "random:"
 
 _NEW_RATE: Final = 2e-3
+_FROZEN_RATE: Final = 5e-3
 
 Method = Literal["full", "head", "lora"]
 Pooling = Literal["mean", "max_mean", "attention", "position"]
@@ -41,33 +42,41 @@ class FinetuneRecipe:
     strands: StrandPolicy = "auto"
     """both: random strand in training, average of both in prediction; forward: neither;
     auto: chosen together with the head."""
-    epochs: int = 20
+    epochs: int | None = None
+    """None: 20; 60 with ``method="head"``, whose epochs cost next to nothing."""
     batch_size: int = 32
     lr: float | None = None
-    """Peak learning rate; None: 2e-3 for new models and heads, 5e-4 for lora, 3e-4 for
-    pretrained weights."""
+    """Peak learning rate; None: 2e-3 for new models, 5e-3 for a head alone, 5e-4 for
+    lora, 3e-4 for pretrained weights."""
     head_lr: float | None = None
     """Peak learning rate of the head, which is new in any case; None: `lr` where that
-    is given, else 2e-3."""
+    is given, else 2e-3, and 5e-3 with ``method="head"``."""
     weight_decay: float = 0.01
     warmup: float = 0.06
     """Share of the steps with a rising learning rate."""
     clip: float = 1.0
-    patience: int = 5
-    """Stop after so many epochs without improvement on the development set."""
+    patience: int | None = None
+    """Stop after so many epochs without improvement on the development set; None: 5,
+    and 15 with ``method="head"``."""
     class_weights: bool = False
     """Weigh classes in the loss by the inverse of how often they occur."""
     dropout: float | None = None
     """Of the network; None: as in the checkpoint."""
-    head_dropout: float = 0.3
+    head_dropout: float | None = None
+    """None: 0.3, and 0.1 with ``method="head"``."""
     head_motifs: int | None = None
     """Motif detectors that a head for sequences has on the bases themselves; None: 128,
     and none with ``method="head"``, which asks what the network alone has learned."""
-    head_width: int = 64
-    """Width of the dense layer behind the pooling; 0 for none."""
-    noise: float = 0.05
+    head_width: int | None = None
+    """Width of the dense layer behind the pooling, 0 for none; None: 64, and none with
+    ``method="head"``."""
+    standard: bool = True
+    """Whether the head reads the network's channels in units of their spread over the
+    training set before training. Heads of a family's own do not."""
+    noise: float | None = None
     """Share of the bases that training shows as N, drawn anew in each epoch: makes
-    small training sets last longer."""
+    small training sets last longer. None: 0.05, and none with ``method="head"``, whose
+    network is asked once for each sequence instead of once in each epoch."""
     lora_rank: int = 8
     precision: Precision = "float32"
     """``auto``: bf16 where the device gains by it, else float32."""
@@ -89,12 +98,12 @@ class FinetuneRecipe:
                     f"{name} must not be negative, got {getattr(self, name)}"
                 )
         for name in ("epochs", "batch_size", "patience", "lora_rank", "max_length"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise CrossDNAError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
         for name in ("warmup", "head_dropout", "noise"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise CrossDNAError(f"{name} must lie in [0, 1)")
         if not 0 < self.trial_share <= 1:
             raise CrossDNAError("trial_share must lie in (0, 1]")
@@ -114,27 +123,65 @@ class FinetuneRecipe:
         return self.model.startswith((NEW, RANDOM))
 
     @property
+    def frozen(self) -> bool:
+        """Whether nothing but the head is trained."""
+        return self.method == "head"
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs unless training stops before."""
+        return self.epochs or (60 if self.frozen else 20)
+
+    @property
+    def waits(self) -> int:
+        """Epochs without improvement after which training stops."""
+        return self.patience or (15 if self.frozen else 5)
+
+    @property
     def learning_rate(self) -> float:
         """The rate that was given, or the default of the method."""
         if self.lr is not None:
             return self.lr
-        if self.is_new or self.method == "head":
+        if self.frozen:
+            return _FROZEN_RATE
+        if self.is_new:
             return _NEW_RATE
         return 5e-4 if self.method == "lora" else 3e-4
 
     @property
     def head_learning_rate(self) -> float:
         """The rate of the head's weights."""
-        return self.head_lr or self.lr or _NEW_RATE
+        return self.head_lr or self.lr or (_FROZEN_RATE if self.frozen else _NEW_RATE)
+
+    @property
+    def dropped(self) -> float:
+        """Dropout of the head."""
+        if self.head_dropout is not None:
+            return self.head_dropout
+        return 0.1 if self.frozen else 0.3
+
+    @property
+    def dense_width(self) -> int:
+        """Width of the head's dense layer."""
+        if self.head_width is not None:
+            return self.head_width
+        return 0 if self.frozen else 64
 
     @property
     def motifs(self) -> int:
         """Motif detectors of the head."""
         if self.head_motifs is not None:
             return self.head_motifs
-        return 0 if self.method == "head" else 128
+        return 0 if self.frozen else 128
+
+    @property
+    def hidden_share(self) -> float:
+        """Share of the bases that training shows as N."""
+        if self.noise is not None:
+            return self.noise
+        return 0.0 if self.frozen else 0.05
 
     @property
     def trial_epochs(self) -> int:
         """Epochs of a short trial."""
-        return max(1, round(self.epochs * self.trial_share))
+        return max(1, round(self.most_epochs * self.trial_share))

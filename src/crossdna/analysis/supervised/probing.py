@@ -42,7 +42,7 @@ class ProbeModel:
         if train.task.kind == "per-base":
             raise CrossDNAError("probing is for labels of sequences, not of bases")
         self.name, self.model = name, model
-        found = self._choose_layer(evenly(train, CHOOSING_ROWS), valid)
+        found = self._choose_layer(train.evenly(CHOOSING_ROWS), valid)
         self.job, self.linear = EmbedJob(model=name, layer=found.layer), found.linear
         if len(train) > CHOOSING_ROWS:
             features = self._features(train.table.ids)
@@ -86,10 +86,3 @@ class _Choice(NamedTuple):
     linear: LinearModel
     held_out: NDArray[np.float32]
     """Its representations of the development set."""
-
-
-def evenly(data: LabelledSet, most: int) -> LabelledSet:
-    """At most so many rows, spread over all of them."""
-    if len(data) <= most:
-        return data
-    return data.take(np.linspace(0, len(data) - 1, most).round().astype(int))

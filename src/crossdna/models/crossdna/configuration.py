@@ -75,6 +75,8 @@ class CrossDNAConfig(PreTrainedConfig):
         Motif detectors in a sequence head, on the bases themselves; 0 for none.
     head_width : int
         Width of a dense layer behind the pooling of a sequence head; 0 for none.
+    head_standard : bool
+        Whether a head reads channels in units of their spread, measured beforehand.
 
     Raises
     ------
@@ -116,6 +118,7 @@ class CrossDNAConfig(PreTrainedConfig):
     head_dropout: float = 0.0
     head_motifs: int = 0
     head_width: int = 0
+    head_standard: bool = False
     vocab_size: int = alphabet.VOCAB_SIZE
     alphabet_size: int = len(alphabet.LETTERS)
     pad_token_id: int | None = alphabet.PAD

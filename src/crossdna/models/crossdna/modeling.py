@@ -31,7 +31,7 @@ from crossdna.models.crossdna.layers import Branch, DeltaRuleMixer, RMSNorm
 from crossdna.models.crossdna.padding import align_left
 from crossdna.models.crossdna.streams import FusedBlock, StrandContext, TwoStrandPass
 from crossdna.models.headed import BasePrediction, SequencePrediction
-from crossdna.models.heads import SequenceHead, TokenHead, token_loss
+from crossdna.models.heads import SequenceHead, Standard, TokenHead, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
 from crossdna.ops.linear import linear
@@ -151,7 +151,7 @@ class CrossDNAPreTrainedModel(StrictLoadingMixin, PreTrainedModel):  # type: ign
             module.reset_own_parameters()
         elif isinstance(module, RMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm):
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.LayerNorm | Standard):
             module.reset_parameters()
 
 

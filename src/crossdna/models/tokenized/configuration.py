@@ -25,7 +25,7 @@ class TokenizedConfig(PreTrainedConfig):
         for language, sequences or tokens.
     objective : str
         "masked" or "causal".
-    head_pooling, head_length, head_dropout, head_motifs, head_width
+    head_pooling, head_length, head_dropout, head_motifs, head_width, head_standard
         Of our heads; see `crossdna.models.heads`.
     code : str, optional
         Directory or hub id with code for the network that the user lets run; not saved.
@@ -46,6 +46,7 @@ class TokenizedConfig(PreTrainedConfig):
     head_dropout: float = 0.0
     head_motifs: int = 0
     head_width: int = 0
+    head_standard: bool = False
     code: str | None = None
 
     @property

@@ -26,6 +26,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutput
 
 from crossdna.errors import CrossDNAError
+from crossdna.models.heads import Standard
 from crossdna.models.loading import StrictLoadingMixin
 from crossdna.models.tokenized.batch import TokenBatch, spread, token_batch
 from crossdna.models.tokenized.configuration import Part, TokenizedConfig
@@ -116,7 +117,7 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Conv1d):
+        if isinstance(module, nn.Linear | nn.Conv1d | Standard):
             module.reset_parameters()
 
 
