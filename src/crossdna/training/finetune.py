@@ -288,9 +288,8 @@ def run_once(
     set_seed(seed)
     longest = int(max(train.table.lengths.max(), valid.table.lengths.max()))
     model = build_model(recipe, train.task, pooling=choice.pooling, length=longest)
-    measure(model, train.evenly(MEASURED_ROWS).table.ids, choice.strands)
-    model = restrict(model, recipe)
     scale = target_scale(train)
+    both = choice.strands == "both"
     card = TaskCard(
         task=train.task,
         strands=choice.strands,
@@ -298,27 +297,27 @@ def run_once(
         means=tuple(scale.means.tolist()),
         scales=tuple(scale.scales.tolist()),
     )
-    both = choice.strands == "both"
     rows = TrainingRows(
         train, scale, both_strands=both, seed=seed, noise=recipe.hidden_share
     )
     work = folder.with_name(f"{folder.name}.checkpoints")
-    trainer = FinetuneTrainer(
-        model,
-        _arguments(recipe, work, seed, epochs),
-        rows=rows,
-        valid=valid,
-        card=card,
-        weigh_classes=recipe.class_weights and train.task.kind != "regression",
-        head_rate=recipe.head_learning_rate,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StopEarly(recipe.waits))
-    mean_length = float(train.table.lengths.mean())
-    trainer.add_callback(RichProgress(round(recipe.batch_size * mean_length)))
     # With noise no sequence is seen twice.
     repeats = recipe.frozen and not recipe.hidden_share
     with asked_once(model) if repeats else contextlib.nullcontext():
+        measure(model, train.evenly(MEASURED_ROWS).table.ids, choice.strands)
+        trainer = FinetuneTrainer(
+            restrict(model, recipe),
+            _arguments(recipe, work, seed, epochs),
+            rows=rows,
+            valid=valid,
+            card=card,
+            weigh_classes=recipe.class_weights and train.task.kind != "regression",
+            head_rate=recipe.head_learning_rate,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(StopEarly(recipe.waits))
+        mean_length = float(train.table.lengths.mean())
+        trainer.add_callback(RichProgress(round(recipe.batch_size * mean_length)))
         _train(trainer, recipe.waits)
     result = _finish(trainer, recipe.model, folder, seed)
     shutil.rmtree(work, ignore_errors=True)
