@@ -287,7 +287,7 @@ def run_once(
         return read_result(folder)
     set_seed(seed)
     longest = int(max(train.table.lengths.max(), valid.table.lengths.max()))
-    model = build_model(recipe, train.task, pooling=choice.pooling, length=longest)
+    model: Any = build_model(recipe, train.task, pooling=choice.pooling, length=longest)
     scale = target_scale(train)
     both = choice.strands == "both"
     card = TaskCard(
@@ -301,13 +301,15 @@ def run_once(
         train, scale, both_strands=both, seed=seed, noise=recipe.hidden_share
     )
     work = folder.with_name(f"{folder.name}.checkpoints")
+    arguments = _arguments(recipe, work, seed, epochs)
+    model.to(arguments.device)
     # With noise no sequence is seen twice.
     repeats = recipe.frozen and not recipe.hidden_share
     with asked_once(model) if repeats else contextlib.nullcontext():
         measure(model, train.evenly(MEASURED_ROWS).table.ids, choice.strands)
         trainer = FinetuneTrainer(
             restrict(model, recipe),
-            _arguments(recipe, work, seed, epochs),
+            arguments,
             rows=rows,
             valid=valid,
             card=card,

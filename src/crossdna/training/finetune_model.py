@@ -187,10 +187,11 @@ def measure(
     if strands == "both":
         kept += [alphabet.reverse_complement(ids) for ids in sequences]
     lengths = [len(ids) for ids in kept]
+    device = next(model.parameters()).device
 
     def parts() -> Iterator[Tensor]:
         for rows in length_batches(lengths, MEASURED_BASES):
-            batch = pad_batch([kept[row] for row in rows])
+            batch = pad_batch([kept[row] for row in rows], device)
             output = model.base_model(*batch)
             yield head.measured(output.last_hidden_state, batch.attention_mask)
 
