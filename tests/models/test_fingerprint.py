@@ -65,3 +65,12 @@ def test_conversion_leaves_a_record(tmp_path):
     said = answer(published, question(published, record.sequence))[0]
     torch.testing.assert_close(said, torch.tensor(record.answer), atol=1e-5, rtol=0)
     assert read_record(GOLDEN / "crossdna_tiny") is None
+
+
+def test_settings_that_came_later_change_no_older_fingerprint(tiny_checkpoint):
+    model = CrossDNAForMaskedLM.from_pretrained(tiny_checkpoint())
+    first = fingerprint(model, tiny_checkpoint())
+    del model.config.head_standard
+    assert fingerprint(model, tiny_checkpoint()) == first
+    model.config.head_standard = True
+    assert fingerprint(model, tiny_checkpoint()).config != first.config

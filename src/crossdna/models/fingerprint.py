@@ -31,6 +31,10 @@ _VOLATILE: Final = frozenset((
     "special_tokens_map_file", "is_local",
 ))  # fmt: skip
 
+# Settings that came after models had been fingerprinted, and what these have: left out
+# at that value, so that a model keeps its fingerprint.
+_LATER: Final = {"head_standard": False}
+
 
 class Fingerprint(NamedTuple):
     """32 hex digits for each part of a model.
@@ -65,8 +69,13 @@ def fingerprint(model: nn.Module, checkpoint: str | Path) -> Fingerprint:
         Directory or hub id that it was loaded from, for its tokenizer.
     """
     config: Any = model.config
+    said = {
+        key: value
+        for key, value in config.to_diff_dict().items()
+        if key not in _LATER or value != _LATER[key]
+    }
     return Fingerprint(
-        config=_digest(_canonical(config.to_diff_dict())),
+        config=_digest(_canonical(said)),
         weights=weights_fingerprint(model),
         tokenizer=_tokenizer_fingerprint(checkpoint),
     )
