@@ -35,7 +35,7 @@ def test_answers_are_the_same(tmp_path, rng, name, kind):
     for strand_average in (False, True):
         asked = {"strand_average": strand_average, "per_base": kind == "per-base"}
         expected = predict_logits(model, sequences, **asked)
-        with frozen.asked_once(model):
+        with frozen.asked_once(model, frozen.Kept()):
             for _ in range(2):
                 found = predict_logits(model, sequences, **asked)
                 for one, other in zip(found, expected, strict=True):
@@ -43,10 +43,9 @@ def test_answers_are_the_same(tmp_path, rng, name, kind):
     assert "forward" not in vars(model.base_model)
 
 
-def test_each_sequence_is_computed_once(rng, monkeypatch):
-    torch.manual_seed(0)
-    made = FinetuneRecipe(model="new:tiny", method="head", device="cpu")
-    model = build_model(made, TASKS["binary"], pooling="mean", length=40)
+@pytest.fixture
+def asked_rows(monkeypatch):
+    """How many rows each forward of a CrossDNA network was given."""
     asked = []
     forward = CrossDNAModel.forward
 
@@ -55,31 +54,59 @@ def test_each_sequence_is_computed_once(rng, monkeypatch):
         return forward(self, input_ids, *arguments, **options)
 
     monkeypatch.setattr(CrossDNAModel, "forward", counted)
+    return asked
+
+
+def test_each_sequence_is_computed_once(rng, asked_rows):
+    torch.manual_seed(0)
+    made = FinetuneRecipe(model="new:tiny", method="head", device="cpu")
+    model = build_model(made, TASKS["binary"], pooling="mean", length=40)
     sequences = [rng.integers(0, 4, 40).astype(np.uint8) for _ in range(6)]
-    with frozen.asked_once(model):
+    with frozen.asked_once(model, frozen.Kept()):
         predict_logits(model, sequences, strand_average=True)
-        assert asked == [6, 6]
+        assert asked_rows == [6, 6]
         predict_logits(model, sequences[::-1], strand_average=True)
-        assert asked == [6, 6]
+        assert asked_rows == [6, 6]
         # What is kept may be trained on, though it was first asked for in inference.
         logits = model(**pad_batch(sequences)._asdict()).logits
         logits.square().sum().backward()
         assert model.head.linear.weight.grad.abs().sum() > 0
-    assert asked == [6, 6]
+    assert asked_rows == [6, 6]
     each = 40 * model.config.d_model * 4
-    with frozen.asked_once(model, limit=2 * each):
+    with frozen.asked_once(model, frozen.Kept(limit=2 * each)):
         predict_logits(model, sequences, strand_average=False)
         predict_logits(model, sequences, strand_average=False)
     # Two of six were kept.
-    assert asked == [6, 6, 6, 4]
+    assert asked_rows == [6, 6, 6, 4]
 
 
-def test_training_of_a_head_is_the_same(tmp_path, rng, monkeypatch):
-    sets = []
+@pytest.fixture
+def sets(tmp_path, rng):
+    """48 training and 24 development rows."""
+    parts = []
     for name, count in (("train", 48), ("valid", 24)):
         rows = rows_with_motif(rng, count)
         path = write_csv(tmp_path / f"{name}.csv", ["sequence", "label"], rows)
-        sets.append(labelled.label(read_sequences(path), TASKS["binary"]))
+        parts.append(labelled.label(read_sequences(path), TASKS["binary"]))
+    return parts
+
+
+def test_all_runs_of_a_pretrained_network_share_what_it_made(
+    tmp_path, sets, tiny_checkpoint, asked_rows
+):
+    settings = FinetuneRecipe(
+        model=str(tiny_checkpoint()), method="head", epochs=3, seeds=(0, 1),
+        device="cpu",
+    )  # fmt: skip
+    result = verb.finetune(settings, *sets, tmp_path / "out")
+    assert len(result.trials) == 3
+    # Both strands of every row once; at the end of each of the five runs its
+    # development set, and one sequence for the record beside the checkpoint.
+    at_ends = 24 * (2 + 2 + 1) + 2 * 24 * (1 + (result.recipe.strands == "both"))
+    assert sum(asked_rows) == 2 * (48 + 24) + at_ends + 5
+
+
+def test_training_of_a_head_is_the_same(tmp_path, sets, monkeypatch):
     settings = FinetuneRecipe(
         model="new:tiny", method="head", head="max_mean", epochs=3, device="cpu"
     )

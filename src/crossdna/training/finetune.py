@@ -37,7 +37,7 @@ from crossdna.training.finetune_trainer import (
     StopEarly,
     has_stopped,
 )
-from crossdna.training.frozen import asked_once
+from crossdna.training.frozen import Kept, asked_once
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.progress import RichProgress
 
@@ -131,12 +131,14 @@ def finetune(
     """
     check_lengths(recipe, train, valid)
     trials: list[dict[str, Any]] = []
-    choice = _choose(recipe, train, valid, folder, trials)
+    # Every run of a pretrained network under a head alone asks the same network.
+    kept = Kept()
+    choice = _choose(recipe, train, valid, folder, trials, kept)
     recipe = replace(recipe, strands=choice.strands)
     if has_poolings(recipe.model, trust_remote_code=recipe.trust_remote_code):
         recipe = replace(recipe, head=choice.pooling)
     if recipe.trials:
-        recipe = search(recipe, choice, train, valid, folder, trials)
+        recipe = search(recipe, choice, train, valid, folder, trials, kept)
     runs = [
         run_once(
             recipe,
@@ -146,6 +148,7 @@ def finetune(
             folder / f"seed-{seed}",
             seed,
             recipe.most_epochs,
+            kept,
         )
         for seed in recipe.seeds
     ]
@@ -204,6 +207,7 @@ def _choose(
     valid: LabelledSet,
     folder: Path,
     trials: list[dict[str, Any]],
+    kept: Kept,
 ) -> Choice:
     options = candidates(recipe, train, valid)
     if len(options) == 1:
@@ -213,7 +217,14 @@ def _choose(
         name = f"head-{option.pooling}-{option.strands}"
         place = folder / "trials" / name
         run = run_once(
-            recipe, option, train, valid, place, recipe.seeds[0], recipe.trial_epochs
+            recipe,
+            option,
+            train,
+            valid,
+            place,
+            recipe.seeds[0],
+            recipe.trial_epochs,
+            kept,
         )
         scores.append(run.score)
         trials.append({"trial": name, "score": run.score, "epochs": run.epochs})
@@ -227,6 +238,7 @@ def search(
     valid: LabelledSet,
     folder: Path,
     trials: list[dict[str, Any]],
+    kept: Kept,
 ) -> FinetuneRecipe:
     """Search learning rate, weight decay, dropout and batch size with optuna.
 
@@ -260,7 +272,14 @@ def search(
         name = f"search-{trial.number}"
         place = folder / "trials" / name
         run = run_once(
-            tried, choice, train, valid, place, recipe.seeds[0], recipe.trial_epochs
+            tried,
+            choice,
+            train,
+            valid,
+            place,
+            recipe.seeds[0],
+            recipe.trial_epochs,
+            kept,
         )
         found.append(tried)
         trials.append(
@@ -281,8 +300,15 @@ def run_once(
     folder: Path,
     seed: int,
     epochs: int,
+    kept: Kept,
 ) -> RunResult:
-    """Train one model, or read back what a finished run left in `folder`."""
+    """Train one model, or read back what a finished run left in `folder`.
+
+    Parameters
+    ----------
+    kept
+        What the same pretrained network made of sequences in other runs.
+    """
     if (folder / RESULT_NAME).is_file():
         return read_result(folder)
     set_seed(seed)
@@ -305,7 +331,8 @@ def run_once(
     model.to(arguments.device)
     # With noise no sequence is seen twice.
     repeats = recipe.frozen and not recipe.hidden_share
-    with asked_once(model) if repeats else contextlib.nullcontext():
+    kept = Kept() if recipe.is_new else kept
+    with asked_once(model, kept) if repeats else contextlib.nullcontext():
         measure(model, train.evenly(MEASURED_ROWS).table.ids, choice.strands)
         trainer = FinetuneTrainer(
             restrict(model, recipe),

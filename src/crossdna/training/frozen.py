@@ -18,19 +18,45 @@ LIMIT: Final = 2 << 30
 """Bytes of representations that are kept; what is beyond is computed again."""
 
 
+class Kept:
+    """What one frozen network made of sequences, by their ids.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes to keep; what comes then is not.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit, self.size = limit, 0
+        self.rows: dict[bytes, Tensor] = {}
+
+    def add(self, key: bytes, hidden: Tensor) -> None:
+        """Keep the representation (length, channels) of a sequence if there is room."""
+        size = hidden.numel() * hidden.element_size()
+        if self.size + size <= self.limit:
+            self.rows[key] = hidden
+            self.size += size
+
+
 @contextlib.contextmanager
-def asked_once(model: Any, limit: int = LIMIT) -> Iterator[None]:
+def asked_once(model: Any, kept: Kept) -> Iterator[None]:
     """Let the network under a head keep what it made of each sequence.
 
     For networks whose weights do not change: they are put into evaluation mode. Models
     whose head is not ours stay as they are.
+
+    Parameters
+    ----------
+    kept
+        Of this network or of one with the same weights.
     """
     if not isinstance(model, Headed):
         yield
         return
     network = model.base_model
     network.eval()
-    network.forward = KeptRepresentations(network.forward, limit)
+    network.forward = KeepingForward(network.forward, kept)
     try:
         yield
     finally:
@@ -38,37 +64,31 @@ def asked_once(model: Any, limit: int = LIMIT) -> Iterator[None]:
         del network.forward
 
 
-class KeptRepresentations:
+class KeepingForward:
     """The forward of a frozen network, remembered row by row.
 
     Parameters
     ----------
-    forward
+    compute
         From ids (batch, length) and a mask or None to an output with
         `last_hidden_state`. A row must not depend on its batch or its padding.
-    limit : int
-        Bytes to keep.
+    kept
+        What is known already, and receives what is not.
     """
 
-    def __init__(self, forward: Callable[..., Any], limit: int) -> None:
-        self.compute, self.limit = forward, limit
-        self.kept: dict[bytes, Tensor] = {}
-        self.size = 0
+    def __init__(self, compute: Callable[..., Any], kept: Kept) -> None:
+        self.compute, self.kept = compute, kept
 
     def __call__(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **options: Any,
     ) -> Any:
         """What the network makes of a batch; rows known before are not computed."""
-        if output_hidden_states or options:
+        if output_hidden_states:
             return self.compute(
-                input_ids,
-                attention_mask,
-                output_hidden_states=output_hidden_states,
-                **options,
+                input_ids, attention_mask, output_hidden_states=output_hidden_states
             )
         spans = _spans(input_ids, attention_mask)
         rows = input_ids.cpu().numpy()
@@ -76,7 +96,7 @@ class KeptRepresentations:
             rows[row, start:end].tobytes() for row, (start, end) in enumerate(spans)
         ]
         new = self._new(input_ids, attention_mask, spans, keys)
-        found = [new[key] if key in new else self.kept[key] for key in keys]
+        found = [new[key] if key in new else self.kept.rows[key] for key in keys]
         hidden = found[0].new_zeros((*input_ids.shape, found[0].shape[-1]))
         for row, ((start, end), value) in enumerate(zip(spans, found, strict=True)):
             hidden[row, start:end] = value
@@ -90,7 +110,8 @@ class KeptRepresentations:
         keys: list[bytes],
     ) -> dict[bytes, Tensor]:
         """Compute what is not known, and keep of it what fits."""
-        missing = {key: row for row, key in enumerate(keys) if key not in self.kept}
+        known = self.kept.rows
+        missing = {key: row for row, key in enumerate(keys) if key not in known}
         if not missing:
             return {}
         rows = torch.tensor(list(missing.values()), device=input_ids.device)
@@ -107,10 +128,7 @@ class KeptRepresentations:
         ):
             start, end = spans[row]
             new[key] = hidden[start:end].clone()
-            size = new[key].numel() * new[key].element_size()
-            if self.size + size <= self.limit:
-                self.kept[key] = new[key]
-                self.size += size
+            self.kept.add(key, new[key])
         return new
 
 
