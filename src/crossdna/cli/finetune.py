@@ -36,6 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help="directory for model and report"
     )
     add_input_options(parser)
+    _add_training_options(parser)
+    parser.add_argument(
+        "--baselines",
+        choices=("all", "classical", "none"),
+        default="all",
+        help="what is trained beside it (default: all)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what --output holds"
+    )
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what the recipe holds."""
     train = parser.add_argument_group("training")
     train.add_argument("--method", choices=("full", "head", "lora"), default="full")
     train.add_argument(
@@ -85,15 +99,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         dest="overrides",
         help="any other value of the recipe, such as head_dropout=0.3",
-    )
-    parser.add_argument(
-        "--baselines",
-        choices=("all", "classical", "none"),
-        default="all",
-        help="what is trained beside it (default: all)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with what --output holds"
     )
 
 

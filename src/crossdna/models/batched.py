@@ -12,7 +12,7 @@ from crossdna import alphabet
 from crossdna.models.strands import sequence_logits, token_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -70,7 +70,6 @@ def predict_logits(
     strand_average: bool,
     per_base: bool = False,
     bases_per_batch: int = 1 << 15,
-    advance: Callable[[int], None] = lambda rows: None,
 ) -> NDArray:
     """Logits of a fine-tuned model for each sequence.
 
@@ -81,8 +80,6 @@ def predict_logits(
         same (per-base logits: mirrored).
     per_base
         Whether the model predicts per base.
-    advance
-        Told how many more sequences are done.
 
     Returns
     -------
@@ -96,7 +93,6 @@ def predict_logits(
         logits = ask(model, *batch, strand_average=strand_average).cpu().numpy()
         for row, value in zip(rows, logits, strict=True):
             results[row] = value[: len(sequences[row])] if per_base else value
-        advance(len(rows))
     if not per_base:
         return np.stack(results)
     ragged = np.empty(len(results), object)

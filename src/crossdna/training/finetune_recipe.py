@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from crossdna.errors import CrossDNAError
 from crossdna.training.precision import Precision
@@ -13,6 +13,8 @@ RANDOM: Final = "random:"
 
 _NEW_RATE: Final = 2e-3
 _FROZEN_RATE: Final = 5e-3
+
+_T = TypeVar("_T")
 
 Method = Literal["full", "head", "lora"]
 Pooling = Literal["mean", "max_mean", "attention", "position"]
@@ -127,15 +129,21 @@ class FinetuneRecipe:
         """Whether nothing but the head is trained."""
         return self.method == "head"
 
+    def _or(self, given: _T | None, usual: _T, head_alone: _T) -> _T:
+        """What was given, or the default, which differs when the head trains alone."""
+        if given is not None:
+            return given
+        return head_alone if self.frozen else usual
+
     @property
     def most_epochs(self) -> int:
         """Epochs unless training stops before."""
-        return self.epochs or (60 if self.frozen else 20)
+        return self._or(self.epochs, 20, 60)
 
     @property
     def waits(self) -> int:
         """Epochs without improvement after which training stops."""
-        return self.patience or (15 if self.frozen else 5)
+        return self._or(self.patience, 5, 15)
 
     @property
     def learning_rate(self) -> float:
@@ -151,35 +159,28 @@ class FinetuneRecipe:
     @property
     def head_learning_rate(self) -> float:
         """The rate of the head's weights."""
-        return self.head_lr or self.lr or (_FROZEN_RATE if self.frozen else _NEW_RATE)
+        given = self.lr if self.head_lr is None else self.head_lr
+        return self._or(given, _NEW_RATE, _FROZEN_RATE)
 
     @property
     def dropped(self) -> float:
         """Dropout of the head."""
-        if self.head_dropout is not None:
-            return self.head_dropout
-        return 0.1 if self.frozen else 0.3
+        return self._or(self.head_dropout, 0.3, 0.1)
 
     @property
     def dense_width(self) -> int:
         """Width of the head's dense layer."""
-        if self.head_width is not None:
-            return self.head_width
-        return 0 if self.frozen else 64
+        return self._or(self.head_width, 64, 0)
 
     @property
     def motifs(self) -> int:
         """Motif detectors of the head."""
-        if self.head_motifs is not None:
-            return self.head_motifs
-        return 0 if self.frozen else 128
+        return self._or(self.head_motifs, 128, 0)
 
     @property
     def hidden_share(self) -> float:
         """Share of the bases that training shows as N."""
-        if self.noise is not None:
-            return self.noise
-        return 0.0 if self.frozen else 0.05
+        return self._or(self.noise, 0.05, 0.0)
 
     @property
     def trial_epochs(self) -> int:

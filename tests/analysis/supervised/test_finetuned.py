@@ -59,12 +59,16 @@ def member(task, seed):
     return finetuned.FinetunedModel("x", (kind(config).eval(),), card)
 
 
+def joined(members):
+    networks = tuple(one.networks[0] for one in members)
+    return finetuned.FinetunedModel("x", networks, members[0].card)
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_ensemble_is_the_mean_of_its_members(kind, rng):
     task = TASKS[kind]
     members = [member(task, seed) for seed in range(3)]
-    networks = tuple(one.networks[0] for one in members)
-    joint = finetuned.FinetunedModel("x", networks, members[0].card)
+    joint = joined(members)
     # One sequence is longer than the card allows and read in windows.
     sequences = [rng.integers(0, 4, size).astype(np.uint8) for size in (30, 20, 70)]
     found = joint.scored(sequences)
@@ -89,10 +93,7 @@ def test_ensemble_is_the_mean_of_its_members(kind, rng):
 
 @pytest.mark.parametrize("kind", ["binary", "per-base"])
 def test_chunks_of_an_ensemble_are_put_together(kind, rng):
-    task = TASKS[kind]
-    members = [member(task, seed) for seed in range(2)]
-    networks = tuple(one.networks[0] for one in members)
-    joint = finetuned.FinetunedModel("x", networks, members[0].card)
+    joint = joined([member(TASKS[kind], seed) for seed in range(2)])
     sequences = [rng.integers(0, 4, size).astype(np.uint8) for size in (9, 20, 7)]
     whole = joint.scored(sequences)
     chunks = [

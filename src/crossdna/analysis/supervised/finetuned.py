@@ -121,15 +121,9 @@ class FinetunedModel:
         """The same model, asked with or without averaging over the strands."""
         return replace(self, card=replace(self.card, strands=strands))
 
-    def scores(
-        self,
-        sequences: Sequence[NDArray[np.uint8]],
-        advance: Callable[[int], None] = lambda rows: None,
-    ) -> NDArray:
+    def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
         """Probabilities or quantities; see `crossdna.data.metrics`."""
-        scores = self.scored(sequences).scores
-        advance(len(sequences))
-        return scores
+        return self.scored(sequences).scores
 
     def scored(self, sequences: Sequence[NDArray[np.uint8]]) -> Scored:
         """The mean of what the networks say, and how far they are apart."""
