@@ -5,6 +5,7 @@
     python benchmarks/speed.py --resume             # what a cut run has left out
     python benchmarks/speed.py --device cuda --dtypes bf16
     python benchmarks/speed.py --rows mamba2        # slow: only where it is named
+    python benchmarks/speed.py --profile --rows "crossdna training step"
     python benchmarks/speed.py --list
 
 Every row is measured beside a matrix product (2048^3, in the same precision) and a copy
@@ -45,8 +46,12 @@ from crossdna import alphabet
 from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
+from crossdna.models.crossdna import bridge, streams
+from crossdna.ops import fusion
 from crossdna.ops.delta_rule import delta_rule
+from crossdna.ops.gates import blend_norm, rms_norm, swiglu
 from crossdna.ops.linear import widened
+from crossdna.ops.short_conv import dilated_conv, short_conv
 from crossdna.ops.window_attention import window_attention
 from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
@@ -119,22 +124,31 @@ def _sensible(row, device, pattern):
 @contextlib.contextmanager
 def straightforward():
     """The same network without this project's fast paths: torch's own linear layers,
-    whole length through each layer, chunked PyTorch operators. On a GPU the kernels
-    stay, and only what is compiled around them does not."""
+    block after block, chunked PyTorch operators. On a GPU the kernels stay, but nothing
+    is fused around them."""
+    plain = {
+        "rms_norm": rms_norm,
+        "swiglu": swiglu,
+        "blend_norm": blend_norm,
+        "short_conv": short_conv,
+    }
+    if not torch.cuda.is_available():
+        plain |= {"delta_rule": delta_rule, "window_attention": window_attention}
     patches = [
         mock.patch.object(linear_module, "linear", F.linear),
         mock.patch.object(crossdna_layers, "TILE_ROWS", 2**62),
+        mock.patch.object(streams, "joins_blocks", return_value=False),
+        mock.patch.object(fusion, "PLAIN", {"comba_arguments", "rotated"}),
+        mock.patch.object(
+            bridge, "dilated_conv", functools.partial(dilated_conv, backend="torch")
+        ),
     ]
-    if not torch.cuda.is_available():
-        patches += [
-            mock.patch.object(
-                crossdna_layers, name, functools.partial(function, backend="torch")
-            )
-            for name, function in (
-                ("delta_rule", delta_rule),
-                ("window_attention", window_attention),
-            )
-        ]
+    patches += [
+        mock.patch.object(
+            crossdna_layers, name, functools.partial(function, backend="torch")
+        )
+        for name, function in plain.items()
+    ]
     with contextlib.ExitStack() as stack:
         for patch in patches:
             stack.enter_context(patch)
@@ -327,6 +341,33 @@ def shares(row, model, result):
     }
 
 
+def profile(row, device, calls=3):
+    """Print where the time of a row goes, by kernel (GPU) or operation (CPU)."""
+    torch.manual_seed(0)
+    slow = row.model == "crossdna-straightforward"
+    with straightforward() if slow else contextlib.nullcontext():
+        _, call, batch, length = prepared(row, device)
+        call()
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if device.type == "cuda":
+            activities = [torch.profiler.ProfilerActivity.CUDA]
+        plain = seconds(call, device, calls)
+        with torch.profiler.profile(activities=activities) as recorded:
+            for _ in range(calls):
+                _timed(call, device)
+    kind = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    events = recorded.key_averages()
+    spent = {event.key: getattr(event, kind) / calls / 1e3 for event in events}
+    times = {event.key: event.count / calls for event in events}
+    total = sum(spent.values())
+    print(
+        f"{row.text}: {batch} x {length} bases, {plain * 1e3:.1f} ms a call, of them "
+        f"{total:.1f} ms in {sum(times.values()):,.0f} kernels or operations"
+    )
+    for name in sorted(spent, key=spent.get, reverse=True)[:40]:
+        print(f"{spent[name]:9.2f} ms {times[name]:7.0f} x  {name[:110]}")
+
+
 def apart(row, device, repeats, threads):
     """Measure in a process of its own; on a CPU a fork, before torch has computed."""
     if device.type != "cpu":
@@ -384,6 +425,7 @@ def main():
     parser.add_argument("--resume", action="store_true", help="skip what is there")
     parser.add_argument("--list", action="store_true", help="only print the rows")
     parser.add_argument("--no-save", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="where the time goes")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cpu" and not widened.cpu_multiplies_bfloat16():
@@ -391,6 +433,11 @@ def main():
     rows = table(device.type, arguments.dtypes, arguments.rows)
     if arguments.list:
         print("\n".join(row.text for row in rows))
+        return
+    if arguments.profile:
+        torch.set_num_threads(arguments.threads)
+        for row in rows:
+            profile(row, device)
         return
     name, now = f"speed-{kind_of(device)}", commit()
     path = RESULTS / f"{name}.json"

@@ -24,7 +24,7 @@ from crossdna.analysis.inference import (
 )
 from crossdna.data.genome import Genome
 from crossdna.errors import CrossDNAError
-from crossdna.models.crossdna import StrandContext
+from crossdna.models.crossdna import StrandContext, streams
 
 from .conftest import GOLDEN, tiny_config, tiny_model
 
@@ -440,3 +440,31 @@ def test_sequence_heads(problem, labels, settings, rng):
     assert output.logits.shape == (2, 3)
     assert model.config.problem_type == problem
     assert output.loss > 0
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("length", [96, 100, 31])
+def test_blocks_read_in_one_go_give_the_same(rng, monkeypatch, length, padded):
+    """A GPU reads a strand whole; only the bridge works block by block."""
+    model = tiny_model(block_size=32).double()
+    ids = random_ids(rng, 3, length)
+    mask = None
+    if padded:
+        mask = torch.ones_like(ids)
+        mask[1, length // 3 :] = 0
+        mask[2, : length // 2] = 0
+    results = []
+    for joined in (False, True):
+        monkeypatch.setattr(streams, "joins_blocks", lambda device, use=joined: use)
+        model.zero_grad()
+        output = model(ids, mask, output_hidden_states=True, output_branches=True)
+        output.logits.square().sum().backward()
+        results.append((output, [p.grad.clone() for p in model.parameters()]))
+    (one, slow), (other, fast) = results
+    real = torch.ones_like(ids).bool() if mask is None else mask.bool()
+    for name in ("logits", "branch_a", "branch_b", "fusion_logits"):
+        torch.testing.assert_close(getattr(one, name)[real], getattr(other, name)[real])
+    for layer, same in zip(one.hidden_states, other.hidden_states, strict=True):
+        torch.testing.assert_close(layer[real], same[real])
+    if not padded:
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from crossdna.errors import BackendUnavailableError, CrossDNAError
 from crossdna.ops.delta_rule import delta_rule, gpu
 from crossdna.ops.delta_rule.reference import normalise
+from crossdna.ops.fusion import fused
 
 LENGTHS = (1, 2, 63, 64, 65, 100, 257)
 
@@ -234,12 +235,12 @@ def test_what_the_gpu_kernel_is_handed():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_operands_prepared_by_the_compiler_are_the_same(dtype):
     """Traced once for all lengths, with gradients; on a GPU this is one kernel."""
-    fused = gpu.fused_arguments("aot_eager")
+    compiled = fused(gpu.comba_arguments, "aot_eager")
     for length in (33, 70):
         operands = make(2, length, 3, 8, 12, dtype=torch.float32)
         leaves = [[x.clone().requires_grad_() for x in operands] for _ in range(2)]
         results = []
-        for prepare, own in zip((gpu.comba_arguments, fused), leaves, strict=True):
+        for prepare, own in zip((gpu.comba_arguments, compiled), leaves, strict=True):
             arguments = prepare(*own, dtype)
             sum(x.float().square().mean() for x in arguments[:4]).backward()
             results.append([*arguments[:6], *(x.grad for x in own[:3])])

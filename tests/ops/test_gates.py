@@ -119,3 +119,32 @@ def test_autocast_leaves_dtypes_alone(backend):
             blend_norm(x, x, x, ones, ones, 1e-5, backend=backend),
         ]
     assert all(y.dtype == torch.bfloat16 for y in outputs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 33])
+def test_fused_kernels_equal_the_operations(rows, dtype):
+    torch.manual_seed(0)
+    shape = (2, rows, 64)
+    x, gate, third = (torch.randn(shape, device="cuda", dtype=dtype) for _ in range(3))
+    weight, bias = (torch.randn(64, device="cuda") for _ in range(2))
+    calls = [
+        (rms_norm, (x, weight), (EPS, gate)),
+        (rms_norm, (x, weight), (EPS,)),
+        (swiglu, (x,), ()),
+        (blend_norm, (x, gate, third, weight, bias), (EPS,)),
+    ]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    for function, tensors, settings in calls:
+        results = []
+        for backend in ("fused", "torch"):
+            leaves = [t.detach().clone().requires_grad_() for t in tensors]
+            output = function(*leaves, *settings, backend=backend)
+            (output.float() ** 2).sum().backward()
+            results.append([output, *(leaf.grad for leaf in leaves)])
+        for found, expected in zip(*results, strict=True):
+            assert found.dtype == expected.dtype
+            error = (found.float() - expected.float()).norm()
+            assert error <= tolerance * expected.float().norm()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossdna.errors import CrossDNAError
-from crossdna.ops.short_conv import dilated_conv, short_conv
+from crossdna.ops.short_conv import dilated_conv, gpu, short_conv
 
 LENGTHS = (1, 63, 64, 65, 100, 257)
 
@@ -34,6 +34,53 @@ def backend(request):
     if request.param == "native":
         request.getfixturevalue("native_kernels")
     return request.param
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("length", [1, 2, 65])
+def test_shifted_sums_equal_the_reference_with_gradients(length, width, assert_same):
+    """What a GPU is given to fuse, in torch's own operations."""
+
+    def shifted(x, weight, tail):
+        return [gpu.shifted_sum(x, weight, tail, True)]
+
+    def exact(*operands):
+        return [run("reference", "silu")(*operands).output]
+
+    assert_same(shifted, exact, make(2, length, 8, width), tolerance=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("length", "width", "dilation"), [(1, 9, 16), (7, 9, 4), (64, 5, 3)]
+)
+def test_dilated_sums_equal_the_reference(length, width, dilation, assert_same):
+    x, weight, _ = make(2, length, 8, width)
+
+    def shifted(*operands):
+        return [gpu.dilated_sum(*operands, dilation)]
+
+    def exact(*operands):
+        return [dilated_conv(*operands, dilation, backend="reference")]
+
+    assert_same(shifted, exact, [x, weight], tolerance=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_fused_kernels_equal_the_reference(length, width, assert_same):
+    inputs = [x.cuda() for x in make(2, length, 32, width, dtype=torch.float32)]
+    assert_same(run("fused", "silu"), run("reference", "silu"), inputs, tolerance=1e-5)
+    x, weight, _ = (x.cuda() for x in make(2, length, 16, 9, dtype=torch.float32))
+
+    def fast(*operands):
+        return [dilated_conv(*operands, 4, backend="fused")]
+
+    def slow(*operands):
+        return [dilated_conv(*operands, 4, backend="reference")]
+
+    assert_same(fast, slow, [x, weight], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])

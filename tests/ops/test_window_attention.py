@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from crossdna.errors import BackendUnavailableError, CrossDNAError
+from crossdna.ops import fusion
 from crossdna.ops.window_attention import WindowCache, gpu, window_attention
+from crossdna.ops.window_attention.torch import rotated
 
 LENGTHS = (1, 63, 64, 65, 100, 257)
 THETA = 10000.0
@@ -213,7 +215,7 @@ def test_flex_attention_is_given_the_right_blocks(cached, masked):
     visible = None
     if masked:
         visible = torch.rand(2, 300 + cached) > 0.3
-    arguments = (q[:, cached:], k, v, visible, 100, THETA)
+    arguments = (*rotated(q[:, cached:], k, THETA), v, visible, 100)
     past = (k[:, :cached], v[:, :cached])
     pieces = (q[:, cached:], k[:, cached:], v[:, cached:], *past, visible, 100, THETA)
     with warnings.catch_warnings():
@@ -238,7 +240,7 @@ def test_flex_attention_skips_blocks_outside_the_window():
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", LENGTHS)
 def test_gpu_kernel_equals_the_reference(length, assert_same):
-    if (reason := gpu.unavailable()) is not None:
+    if (reason := fusion.unavailable()) is not None:
         pytest.skip(reason)
     inputs = [x.cuda() for x in make(2, length, 2, 16, dtype=torch.float32)]
     assert_same(run("flex", 48), run("reference", 48), inputs, tolerance=5e-3)

@@ -167,16 +167,16 @@ def _objective(settings: ObjectiveSettings, model: Any) -> PretrainingObjective:
 def compile_layers(
     model: PreTrainedModel, objective: PretrainingObjective, backend: str = "inductor"
 ) -> int:
-    """Compile every layer of the model and of its teachers where it stands.
+    """Compile every module of the model and of its teachers that moves most bytes.
 
-    Layer by layer, since equal layers share one compilation and a kernel that the
+    Module by module, since equal layers share one compilation and a kernel that the
     compiler cannot look into interrupts one layer only. Shapes are static: each length
     and batch size of a run is compiled once.
 
     Parameters
     ----------
     model
-        Its ``_no_split_modules`` name what a layer is.
+        Its ``compiled_modules`` name what to compile, else ``_no_split_modules``.
     objective
         What holds the teachers, if there are any.
     backend
@@ -185,15 +185,15 @@ def compile_layers(
     Returns
     -------
     int
-        The number of layers.
+        The number of modules.
     """
-    kinds = set(model._no_split_modules or ())
+    kinds = set(getattr(model, "compiled_modules", model._no_split_modules) or ())
     teacher = getattr(objective, "teacher", None)
     networks = [model] if teacher is None else [model, teacher]
-    layers = [m for n in networks for m in n.modules() if type(m).__name__ in kinds]
-    for layer in layers:
-        layer.compile(dynamic=False, backend=backend)
-    return len(layers)
+    found = [m for n in networks for m in n.modules() if type(m).__name__ in kinds]
+    for module in found:
+        module.compile(dynamic=False, backend=backend)
+    return len(found)
 
 
 def _arguments(

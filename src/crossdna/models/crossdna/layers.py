@@ -16,8 +16,10 @@ from crossdna.ops.gates import blend_norm, rms_norm, swiglu
 from crossdna.ops.short_conv import short_conv
 from crossdna.ops.window_attention import WindowCache, window_attention
 
-# Positions of all rows that a CPU passes through a branch at once.
+# Positions of all rows that pass through a branch at once without gradients: what a
+# CPU's cache holds, what fills a GPU.
 TILE_ROWS = 2048
+GPU_TILE_ROWS = 2**17
 # Tiles begin at multiples of this. Attention turns its keys relative to the beginning
 # of a block of as many queries: tiles of other lengths would round otherwise.
 TILE = 512
@@ -232,12 +234,14 @@ class Branch(nn.Module):
             Receives each layer's output.
         """
         batch, length, _ = x.shape
-        if collect is not None or x.device.type != "cpu" or torch.is_grad_enabled():
+        if collect is not None or torch.is_grad_enabled():
             return self._read(x, mask, state, collect)
-        # A CPU is fastest when a layer's intermediates fit its cache, so inference
-        # passes tiles through the stack and carries the states along; training keeps
-        # them anyway. The size of the batch must not decide how a row is cut.
-        rows = max(1, TILE_ROWS // min(length, TILE))
+        # A CPU is fastest when a layer's intermediates fit its cache, and a GPU's
+        # memory must hold them, so inference passes tiles through the stack and
+        # carries the states along; training keeps them anyway. The size of the batch
+        # must not decide how a row is cut.
+        tile_rows = TILE_ROWS if x.device.type == "cpu" else GPU_TILE_ROWS
+        rows = max(1, tile_rows // min(length, TILE))
         if batch > rows:
             parts = [
                 self.forward(
@@ -248,7 +252,7 @@ class Branch(nn.Module):
                 for here in (slice(i, i + rows) for i in range(0, batch, rows))
             ]
             return torch.cat([y for y, _ in parts]), _stacked([s for _, s in parts])
-        tile = max(TILE, TILE_ROWS // batch // TILE * TILE)
+        tile = max(TILE, tile_rows // batch // TILE * TILE)
         outputs = []
         # A short rest goes with the tile before it.
         starts = range(0, max(1, length - tile // REST), tile)

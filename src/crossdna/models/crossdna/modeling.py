@@ -93,6 +93,7 @@ class CrossDNAPreTrainedModel(StrictLoadingMixin, PreTrainedModel):  # type: ign
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = False
     _no_split_modules = ["BranchLayer"]  # noqa: RUF012 - transformers' own form
+    compiled_modules = ("BranchLayer", "TokenBridge", "BranchProjection")
 
     @classmethod
     def is_published_layout(cls, config: dict[str, Any]) -> bool:

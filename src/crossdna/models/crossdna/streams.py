@@ -48,8 +48,8 @@ class FusedBlock(NamedTuple):
     logits: Tensor
 
 
-class Block(NamedTuple):
-    """One block of a piece: where it lies and which branch reads its forward strand."""
+class Run(NamedTuple):
+    """Blocks of a piece that are read in one go: where, and who reads + there."""
 
     start: int
     end: int
@@ -78,12 +78,12 @@ class TwoStrandPass:
         """Run everything and keep the named fields of `FusedBlock`, blocks joined."""
         reverse = self._read_reverse()
         kept: dict[str, list[Tensor]] = {name: [] for name in names}
-        for block, forward in self._read_forward():
-            mirrored = reverse.pop(block.start)
+        for run, forward in self._read_forward():
+            mirrored = reverse.pop(run.start)
             a, b = forward, mirrored
-            if not block.a_reads_forward:
+            if not run.a_reads_forward:
                 a, b = b, a
-            fused = self.model.fuse(a, b, self._mask(block))
+            fused = self._fuse(a, b, self._mask(run))
             for name, parts in kept.items():
                 parts.append(getattr(fused, name))
         return {name: _join(parts) for name, parts in kept.items()}
@@ -105,33 +105,57 @@ class TwoStrandPass:
             forward=self.forward_state, reverse=self.reverse_state
         )
 
-    def _blocks(self) -> list[Block]:
-        length = self.ids.shape[1]
-        size = self.config.block_size or length
+    def _runs(self) -> list[Run]:
+        """Block after block, or all at once where nothing changes in between."""
+        length, config = self.ids.shape[1], self.config
+        size = config.block_size or length
+        one_reading = (
+            config.block_context == "recurrent"
+            and config.strand_alignment == "locus"
+            and not config.swap_strands
+        )
+        if one_reading and joins_blocks(self.ids.device):
+            return [Run(0, length, config.a_reads_forward(0))]
         first = self.context.first_block
         return [
-            Block(
-                start,
-                min(start + size, length),
-                self.config.a_reads_forward(first + i),
-            )
+            Run(start, min(start + size, length), config.a_reads_forward(first + i))
             for i, start in enumerate(range(0, length, size))
         ]
 
-    def _mask(self, block: Block) -> Tensor | None:
-        return None if self.mask is None else self.mask[:, block.start : block.end]
+    def _fuse(self, a: Tensor, b: Tensor, mask: Tensor | None) -> FusedBlock:
+        """Let both branches meet block by block, whole blocks as a batch."""
+        length, size = a.shape[1], self.config.block_size or a.shape[1]
+        if length <= size:
+            return self.model.fuse(a, b, mask)
+        whole = length - length % size
+        parts = [x.split([whole, length - whole], dim=1) for x in (a, b)]
+        masks = (None, None) if mask is None else mask.split([whole, length - whole], 1)
+        fused = self.model.fuse(
+            *(x[0].reshape(-1, size, x[0].shape[-1]) for x in parts),
+            None if masks[0] is None else masks[0].reshape(-1, size),
+        )
+        fused = FusedBlock(*(x.view(a.shape[0], whole, -1) for x in fused))
+        if whole == length:
+            return fused
+        rest = self.model.fuse(parts[0][1], parts[1][1], masks[1])
+        return FusedBlock(
+            *(torch.cat(pair, 1) for pair in zip(fused, rest, strict=True))
+        )
 
-    def _read_forward(self) -> Iterator[tuple[Block, Tensor]]:
+    def _mask(self, run: Run) -> Tensor | None:
+        return None if self.mask is None else self.mask[:, run.start : run.end]
+
+    def _read_forward(self) -> Iterator[tuple[Run, Tensor]]:
         model, context = self.model, self.context
         features = model.features_forward(self.ids, context.left, context.right)
         features = model.dropout(features)
-        for block in self._blocks():
-            branch = model.branch_a if block.a_reads_forward else model.branch_b
-            x = features[:, block.start : block.end]
+        for run in self._runs():
+            branch = model.branch_a if run.a_reads_forward else model.branch_b
+            x = features[:, run.start : run.end]
             y, self.forward_state = self._read(
-                branch, x, self._mask(block), self.forward_state, self.forward_layers
+                branch, x, self._mask(run), self.forward_state, self.forward_layers
             )
-            yield block, y
+            yield run, y
 
     def _read_reverse(self) -> dict[int, Tensor]:
         """Outputs of the reverse stream in forward order, by the block's start."""
@@ -141,15 +165,15 @@ class TwoStrandPass:
         features = model.features_reverse(self.ids, context.left, context.right)
         features = model.dropout(features)
         outputs: dict[int, Tensor] = {}
-        for block in reversed(self._blocks()):
-            branch = model.branch_b if block.a_reads_forward else model.branch_a
-            x = features[:, block.start : block.end].flip(1)
-            mask = self._mask(block)
+        for run in reversed(self._runs()):
+            branch = model.branch_b if run.a_reads_forward else model.branch_a
+            x = features[:, run.start : run.end].flip(1)
+            mask = self._mask(run)
             mask = None if mask is None else mask.flip(1)
             y, self.reverse_state = self._read(
                 branch, x, mask, self.reverse_state, self.reverse_layers, mirror=_flip
             )
-            outputs[block.start] = y.flip(1)
+            outputs[run.start] = y.flip(1)
         if self.reverse_layers is not None:
             self.reverse_layers.reverse()
         return outputs
@@ -163,24 +187,24 @@ class TwoStrandPass:
         )
         features = model.dropout(features)
         outputs: dict[int, Tensor] = {}
-        for block in self._blocks():
-            branch = model.branch_b if block.a_reads_forward else model.branch_a
-            size = block.end - block.start
+        for run in self._runs():
+            branch = model.branch_b if run.a_reads_forward else model.branch_a
+            size = run.end - run.start
             valid = self.lengths
-            valid = None if valid is None else (valid - block.start).clamp(0, size)
+            valid = None if valid is None else (valid - run.start).clamp(0, size)
 
             def mirror(x: Tensor, valid: Tensor | None = valid) -> Tensor:
                 return flip_valid(x, valid)
 
             y, self.reverse_state = self._read(
                 branch,
-                features[:, block.start : block.end],
-                self._mask(block),
+                features[:, run.start : run.end],
+                self._mask(run),
                 self.reverse_state,
                 self.reverse_layers,
                 mirror=mirror,
             )
-            outputs[block.start] = mirror(y)
+            outputs[run.start] = mirror(y)
         return outputs
 
     def _read(
@@ -197,6 +221,14 @@ class TwoStrandPass:
         if layers is not None and collect is not None:
             layers.append([mirror(part) for part in collect] if mirror else collect)
         return y, state if self.config.block_context == "recurrent" else None
+
+
+def joins_blocks(device: torch.device) -> bool:
+    """Whether a device gains by reading a strand in one go.
+
+    A GPU would wait for the host between small blocks; a CPU has them in its cache.
+    """
+    return device.type != "cpu"
 
 
 def _flip(x: Tensor) -> Tensor:

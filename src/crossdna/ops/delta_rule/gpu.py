@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from crossdna.ops.delta_rule.reference import normalise
 from crossdna.ops.dispatch import probe
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from crossdna.ops.fusion import fused
 
 
 class CombaArguments(NamedTuple):
@@ -45,7 +43,7 @@ def comba_arguments(  # noqa: PLR0913 - the operator has these operands
     """Prepare the kernel's operands.
 
     q, k, p are normalised in float32 and then rounded to `dtype`: the kernels want one
-    for all of them; decays, beta and states stay float32.
+    for all of them, and dense memory; decays, beta and states stay float32.
     """
     q32, k32 = q.float(), k.float()
     p32 = feedback[..., None] * k32
@@ -53,7 +51,7 @@ def comba_arguments(  # noqa: PLR0913 - the operator has these operands
     return CombaArguments(
         q=normalise(q32).to(dtype),
         k=normalise(k32).to(dtype),
-        v=v.to(dtype),
+        v=v.to(dtype).contiguous(),
         p=normalise(p32).to(dtype),
         g=log_decay.float(),
         beta=beta.float(),
@@ -73,26 +71,11 @@ def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
     """Run the kernel; operands as in `crossdna.ops.delta_rule.delta_rule`."""
     from fla.ops.comba import chunk_comba
 
-    # Inside a larger compiled graph what prepares the operands is compiled with it.
-    prepare: Callable[..., CombaArguments] = comba_arguments
-    if not torch.compiler.is_compiling():
-        prepare = fused_arguments()
     dtype = kernel_dtype(operands[2])
     with torch.autocast("cuda", enabled=False):
-        arguments = prepare(*operands, dtype)
+        # As one kernel: a dozen would move several times its bytes.
+        arguments = fused(comba_arguments)(*operands, dtype)
     return chunk_comba(**arguments._asdict())
-
-
-@functools.cache
-def fused_arguments(backend: str = "inductor") -> Callable[..., CombaArguments]:
-    """Give `comba_arguments` as one kernel: a dozen would move several times its bytes.
-
-    Parameters
-    ----------
-    backend
-        Of ``torch.compile``.
-    """
-    return torch.compile(comba_arguments, dynamic=True, backend=backend)
 
 
 @probe

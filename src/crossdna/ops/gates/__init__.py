@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crossdna.ops import fusion
 from crossdna.ops.dispatch import Backend, always, choose
-from crossdna.ops.gates import native, reference
+from crossdna.ops.gates import gpu, native, reference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,7 @@ def _accepts(*_arguments: object) -> None:
 
 def _table(name: str) -> tuple[Backend, ...]:
     return (
+        Backend("fused", getattr(gpu, name), fusion.reject, fusion.unavailable),
         Backend(
             "native",
             getattr(native, name),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import cat
 
 from crossdna.errors import CrossDNAError
+from crossdna.ops import fusion
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.native import build
-from crossdna.ops.short_conv import native, reference
+from crossdna.ops.short_conv import gpu, native, reference
 from crossdna.ops.short_conv import torch as taps
 
 if TYPE_CHECKING:
@@ -34,12 +35,14 @@ def _accepts(*_arguments: object) -> None:
 
 
 BACKENDS = (
+    Backend("fused", gpu.short_conv, fusion.reject, fusion.unavailable),
     Backend("native", native.short_conv, native.reject, build.unavailable),
     Backend("torch", taps.short_conv, _accepts, always),
     Backend("reference", reference.short_conv, _accepts, always, automatic=False),
 )
 
 DILATED_BACKENDS = (
+    Backend("fused", gpu.dilated_conv, fusion.reject, fusion.unavailable),
     Backend("native", native.dilated_conv, native.reject_dilated, build.unavailable),
     Backend("torch", taps.dilated_conv, _accepts, always),
     Backend("reference", reference.dilated_conv, _accepts, always, automatic=False),

@@ -11,6 +11,7 @@ from torch import bool as bool_
 from torch import cat
 
 from crossdna.errors import CrossDNAError
+from crossdna.ops import fusion
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.native import build
 from crossdna.ops.window_attention import gpu, native, reference
@@ -52,7 +53,7 @@ def _accepts(*_arguments: object) -> None:
 
 
 BACKENDS = (
-    Backend("flex", gpu.window_attention, gpu.reject, gpu.unavailable),
+    Backend("flex", gpu.window_attention, gpu.reject, fusion.unavailable),
     Backend("native", native.window_attention, native.reject, build.unavailable),
     Backend("torch", tiled.window_attention, _accepts, always),
     Backend("reference", reference.window_attention, _accepts, always, automatic=False),

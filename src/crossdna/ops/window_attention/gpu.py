@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from crossdna.ops.dispatch import probe
+from crossdna.ops import fusion
+from crossdna.ops.fusion import fused
 from crossdna.ops.window_attention.torch import joined, rotated
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 BLOCK = 128
 # Visible blocks are listed in a (query blocks, key blocks) table: beyond this many
 # keys tiles of fused attention take less memory.
-MAX_KEYS = 2**16
+MAX_KEYS = 2**18
 
 
 def window_attention(
@@ -34,11 +33,9 @@ def window_attention(
     """Attend; arguments as in `reference.window_attention`."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Inside a larger compiled graph the kernel is compiled with it.
-    inside = torch.compiler.is_compiling()
-    kernel: Any = flex_attention if inside else _compiled()
     k, v = joined(k, v, past_keys, past_values)
-    return attend(kernel, q, k, v, visible, window, rope_theta)
+    q, k = fused(rotated)(q, k, rope_theta)
+    return attend(fused(flex_attention), q, k, v, visible, window)
 
 
 def attend(
@@ -48,15 +45,13 @@ def attend(
     v: Tensor,
     visible: Tensor | None,
     window: int,
-    rope_theta: float,
 ) -> Tensor:
     """Call `kernel` (flex_attention, compiled or not) with this window's block mask.
 
-    k and v start with what was cached.
+    q and k are rotated; k and v start with what was cached.
     """
     offset = k.shape[1] - q.shape[1]
     mask = block_mask(q.shape[1], offset, window, visible, q.device)
-    q, k = rotated(q, k, rope_theta)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v.to(q.dtype)))
     return kernel(q, k, v, block_mask=mask).transpose(1, 2)
 
@@ -94,30 +89,6 @@ def block_mask(
     )
 
 
-@functools.cache
-def _compiled() -> Callable[..., Any]:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True)
-
-
-@probe
-def unavailable() -> str | None:
-    """Say what is missing on this machine, or None."""
-    return _missing()
-
-
-@functools.cache
-def _missing() -> str | None:
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    try:
-        importlib.import_module("triton")
-    except ImportError as error:
-        return f"triton cannot be imported ({error}), torch.compile needs it"
-    return None
-
-
 def reject(
     q: Tensor,
     k: Tensor,
@@ -134,4 +105,4 @@ def reject(
         return f"needs heads of at least 16, got {q.shape[-1]}"
     if past_keys.shape[1] + k.shape[1] > MAX_KEYS:
         return f"more than {MAX_KEYS} keys in one call"
-    return unavailable()
+    return fusion.unavailable()
