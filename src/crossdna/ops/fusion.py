@@ -38,10 +38,10 @@ def fused(
     """
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **settings: Any) -> Any:
         if torch.compiler.is_compiling() or function.__name__ in PLAIN:
-            return function(*arguments)
-        return _compiled(function, backend)(*arguments)
+            return function(*arguments, **settings)
+        return _compiled(function, backend)(*arguments, **settings)
 
     return call
 

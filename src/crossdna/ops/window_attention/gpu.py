@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,9 +52,22 @@ def attend(
     q and k are rotated; k and v start with what was cached.
     """
     offset = k.shape[1] - q.shape[1]
-    mask = block_mask(q.shape[1], offset, window, visible, q.device)
+    geometry = (q.shape[1], offset, window)
+    if visible is None and type(q) is Tensor and not torch.compiler.is_compiling():
+        mask = _kept_block_mask(*geometry, q.device)
+    else:
+        mask = block_mask(*geometry, visible, q.device)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v.to(q.dtype)))
     return kernel(q, k, v, block_mask=mask).transpose(1, 2)
+
+
+@functools.lru_cache(maxsize=16)
+def _kept_block_mask(
+    length: int, offset: int, window: int, device: torch.device
+) -> Any:
+    """Build it once: all layers of a network ask for the same."""
+    with torch.inference_mode(False):
+        return block_mask(length, offset, window, None, device)
 
 
 def block_mask(

@@ -1,0 +1,150 @@
+"""What a GPU runs, on the CPU: the same calls, fused by a compiler without kernels.
+
+flash-linear-attention's kernel is replaced by its recurrence, one token at a time; all
+else is what runs on a device: fused operators, flex_attention, strands read in one go,
+modules compiled for training.
+"""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from crossdna.models.crossdna import streams
+from crossdna.ops import delta_rule, fusion, gates, short_conv, window_attention
+from crossdna.ops.delta_rule import gpu as comba
+from crossdna.ops.dispatch import Backend, always
+from crossdna.ops.short_conv import gpu as taps
+from crossdna.ops.window_attention import gpu as flex
+from crossdna.ops.window_attention import reference as dense
+from crossdna.training.pretrain import compile_layers
+from crossdna.training.pretraining_objectives import (
+    CrossDNAObjective,
+    ObjectiveSettings,
+)
+
+from .conftest import tiny_model
+
+# The compiler looks whether intermediate results have gradients of their own.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
+
+@torch.compiler.disable
+def chunk_comba(**operands):
+    """The recurrence that the kernel computes in chunks."""
+    given = comba.CombaArguments(**operands)
+    dtype, state, outputs = given.q.dtype, given.initial_state, []
+    steps = (x.float().unbind(1) for x in (given.q, given.k, given.v, given.p))
+    for q, k, v, p, g, beta in zip(
+        *steps, given.g.unbind(1), given.beta.unbind(1), strict=True
+    ):
+        error = v - torch.einsum("bhkv,bhk->bhv", state, p)
+        state = g.exp()[..., None, None] * state
+        state = state + torch.einsum("bhk,bhv->bhkv", k, beta[..., None] * error)
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q) * given.scale)
+    return torch.stack(outputs, 1).to(dtype), state
+
+
+def random_ids(rng, batch, length):
+    return torch.from_numpy(rng.integers(0, 5, (batch, length)))
+
+
+def accepts(*_arguments):
+    return None
+
+
+@pytest.fixture
+def gpu_path(monkeypatch):
+    """Switch it on; the fixture's value is a function that does."""
+
+    def switch(attention=flex.window_attention):
+        for name in ("fla", "fla.ops", "fla.ops.comba"):
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        sys.modules["fla.ops.comba"].chunk_comba = chunk_comba
+        tables = [
+            (delta_rule, "BACKENDS", comba.delta_rule),
+            (window_attention, "BACKENDS", attention),
+            (short_conv, "BACKENDS", taps.short_conv),
+            (short_conv, "DILATED_BACKENDS", taps.dilated_conv),
+            (gates, "RMS_NORM", gates.gpu.rms_norm),
+            (gates, "SWIGLU", gates.gpu.swiglu),
+            (gates, "BLEND_NORM", gates.gpu.blend_norm),
+        ]
+        for place, name, kernel in tables:
+            backend = Backend("gpu", kernel, accepts, always)
+            monkeypatch.setattr(place, name, (backend,))
+        monkeypatch.setattr(streams, "joins_blocks", lambda device: True)
+        torch.compiler.reset()
+        compiled = {}
+
+        def compile_without_kernels(function, _backend):
+            if function not in compiled:
+                compiled[function] = torch.compile(
+                    function, dynamic=True, backend="aot_eager"
+                )
+            return compiled[function]
+
+        monkeypatch.setattr(fusion, "_compiled", compile_without_kernels)
+
+    yield switch
+    torch.compiler.reset()
+
+
+def make():
+    # Heads of at least 16, as the kernels want them.
+    return tiny_model(
+        d_model=32,
+        attention_heads=2,
+        head_dim=16,
+        block_size=32,
+        window_size=40,
+        dropout=0.0,
+    )
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_inference(rng, gpu_path, residual):
+    model = make()
+    ids = random_ids(rng, 3, 75)
+    mask = torch.ones_like(ids)
+    mask[1, 50:] = 0
+    with torch.inference_mode():
+        expected = model(ids, mask).logits
+        whole = model(ids).logits
+        gpu_path()
+        found = model(ids, mask).logits
+        torch.testing.assert_close(model(ids).logits, whole, atol=1e-4, rtol=1e-3)
+    real = mask.bool()
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pretraining_steps(rng, gpu_path, compiled):
+    """Losses and gradients with teachers; modules compiled, or operators."""
+    settings = ObjectiveSettings(semantic_warmup_steps=1, gate_freeze_steps=0)
+    ids = random_ids(rng, 2, 64)
+    results = []
+    for on_gpu in (False, True):
+        model = make().train()
+        objective = CrossDNAObjective(settings, model)
+        if on_gpu:
+            # flex_attention has no gradients on a CPU.
+            gpu_path(attention=dense.window_attention)
+            if compiled:
+                compile_layers(model, objective, backend="aot_eager")
+        objective.prepare(model, 1000)
+        output = model(input_ids=ids, **objective.forward_options)
+        terms = objective.auxiliary_terms(model, output, ids, 1000)
+        loss = output.logits.float().square().mean()
+        for term in terms:
+            loss = loss + term.weight * term.value
+        loss.backward()
+        objective.after_update(model)
+        results.append((loss.detach(), [p.grad for p in model.parameters()]))
+    (one, slow), (other, fast) = results
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for a, b in zip(slow, fast, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            assert (a - b).norm() <= 2e-3 * a.norm() + 1e-6
