@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
-# Everything to do on a machine with a GPU, in one command of at most ten minutes.
+# Everything to do on a machine with a GPU, each command of at most ten minutes.
 #
-#   bash benchmarks/gpu.sh FOLDER [SECONDS]              # checks, tables, then a stretch
-#   bash benchmarks/gpu.sh --train FOLDER [SECONDS]      # only the stretch, resumed
+#   bash benchmarks/gpu.sh --checks FOLDER [SECONDS]     # tests, tables
+#   bash benchmarks/gpu.sh --train FOLDER [SECONDS]      # a stretch of pretraining
+#   bash benchmarks/gpu.sh FOLDER [SECONDS]              # both
 #
 # FOLDER receives at most eight files below 16 MB: logs.tar.gz (tests, tables, results as
-# JSON, the training log) and the shards of the run's newest checkpoint, which
-# benchmarks/shards.py joins again. Run it again with --train on the same machine and the
-# run in runs/ goes on; on another one unpack the shards first.
+# JSON, the training log), from checks what was compiled (caches.*), from a stretch the
+# shards of the run's newest checkpoint, which benchmarks/shards.py joins again. Run it
+# again with --train on the same machine and the run in runs/ goes on; on another one
+# unpack the shards first.
+#
+# Compiling takes minutes where nothing was compiled before (on an H200 with 16 slow cores
+# the first training step came after more than three): CACHES names a tar file of such
+# caches to begin with, cat FOLDER/caches.* of an earlier run.
 #
 # RECIPE names another recipe, RUN another run directory; CORPUS names a folder of FASTA
 # files to be put where the recipe looks, ../shared/data/genomes. WEIGHTS_ONLY=1 leaves
-# the shards out. Needs the package's dependencies (of them rich may be carried) and, for
-# the fast delta rule, flash-linear-attention. PYTHON names the interpreter.
+# the shards out. Needs the package's dependencies (of them rich and pysam may be carried,
+# and polars left out). PYTHON names the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 began=$SECONDS
-checks=1
+checks=1 train=1
 [[ ${1:-} == --train ]] && checks=0 && shift
+[[ ${1:-} == --checks ]] && train=0 && shift
 out=${1:?give a folder for the results}
 limit=${2:-570}
 python=${PYTHON:-python3}
@@ -26,6 +33,9 @@ run=${RUN:-runs/$(basename "$recipe" .toml)}
 logs=$(mktemp -d)
 mkdir -p "$out" runs
 export PYTHONPATH="$PWD/src:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
+caches=$(mktemp -d)
+export TRITON_CACHE_DIR=$caches/triton TORCHINDUCTOR_CACHE_DIR=$caches/inductor
+[[ -n ${CACHES:-} ]] && tar xf "$CACHES" -C "$caches"
 
 left() { echo $((limit - (SECONDS - began))); }
 
@@ -53,22 +63,30 @@ fi
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader \
   | tee "$logs/gpu.txt"
 if ((checks)); then
-  step env 40 "$python" -m crossdna env
-  step tests 130 "$python" -m pytest -q -m gpu tests/ops tests/models \
-    -p no:cacheprovider --continue-on-collection-errors
-  step agreement 60 "$python" benchmarks/agreement.py
-  step speed 170 "$python" benchmarks/speed.py --device cuda --repeats 5 --rows \
-    '^crossdna.* (forward bf16 (1024|16384)|training step bf16|pretraining step bf16)'
-  step long 60 "$python" benchmarks/long_context.py --device cuda --dtype bf16
+  # Beside the table's compiling, not beside its measuring.
+  (
+    step tests 150 "$python" -m pytest -q -m gpu tests/ops tests/models/test_crossdna.py \
+      -p no:cacheprovider -p no:benchmark -p no:xdist -W ignore --tb=short
+    step agreement 90 "$python" benchmarks/agreement.py
+  ) &
+  rows='^crossdna-compiled (pretraining step|forward) bf16 1024$'
+  step compile 240 "$python" benchmarks/speed.py --device cuda --repeats 1 --no-save \
+    --rows "$rows"
+  wait
+  step profile 60 "$python" benchmarks/speed.py --device cuda --profile --rows "$rows"
+  step speed 120 "$python" benchmarks/speed.py --device cuda --repeats 5 --rows \
+    '^crossdna.* (forward bf16 (1024|16384|1000000)|(pre)?training step bf16)'
   collect
+  tar cz -C "$caches" . | split -b 15m - "$out/caches."
 fi
 # The stretch ends with time to pack: pretrain saves what it has when it is interrupted
 # at its last whole checkpoint, every save_every steps.
+((train)) || exit 0
 resume=()
 [[ -d $run ]] && resume=(--resume)
 step train $(($(left) - 45)) "$python" -m crossdna pretrain "$recipe" --output "$run" \
   "${resume[@]}" --set train.keep=last --set train.save_every=${SAVE_EVERY:-100} \
-  --set train.compile="${COMPILE:-false}" --set train.workers="${WORKERS:-8}"
+  --set train.compile="${COMPILE:-true}" --set train.workers="${WORKERS:-8}"
 if [[ -z ${WEIGHTS_ONLY:-} ]]; then
   step pack 40 "$python" benchmarks/shards.py pack "$run" "$out"
 fi

@@ -1,10 +1,15 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # The GPU's kernels run on the CPU then; Triton reads this when it is imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -22,6 +27,40 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def interpreter(monkeypatch):
+    """Run the GPU's kernels on the CPU; skips where they run on a GPU, or nowhere."""
+    if torch.cuda.is_available():
+        pytest.skip("the kernels run on the CUDA device here")
+    pytest.importorskip("triton", reason="the kernels need triton")
+    from triton import language
+    from triton.runtime import interpreter
+
+    def widened(x):
+        """Bfloat16, which NumPy does not know, is stored as its bits."""
+        if x.dtype.scalar != language.bfloat16:
+            return x.data
+        return (x.data.astype(np.uint32) << 16).view(np.float32)
+
+    def dot(_builder, a, b, total, *_precision):
+        product = np.matmul(widened(a), widened(b), dtype=np.float32)
+        return interpreter.TensorHandle(product + total.data, total.dtype.scalar)
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def with_index(tensor, scope):
+        patch_tensor(tensor, scope)
+        # NumPy 2.4 makes no number of an array that has one.
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", with_index)
+    from crossdna.ops import fusion
+
+    # Operands are prepared without a compiler.
+    monkeypatch.setattr(fusion, "PLAIN", {"comba_arguments"})
 
 
 @pytest.fixture

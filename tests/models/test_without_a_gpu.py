@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import flex_attention
 
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
-from crossdna.ops.delta_rule.gpu import comba_arguments
+from crossdna.ops.delta_rule.fla import comba_arguments
 from crossdna.ops.window_attention.gpu import attend
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from crossdna.errors import BackendUnavailableError, CrossDNAError
-from crossdna.ops.delta_rule import delta_rule, gpu
+from crossdna.ops.delta_rule import delta_rule, fla
 from crossdna.ops.delta_rule.reference import normalise
 from crossdna.ops.fusion import fused
 
@@ -211,7 +211,7 @@ def test_what_the_gpu_kernel_is_handed():
     """The kernel's recurrence on our prepared operands is the operator."""
     operands = make(2, 33, 3, 8, 12, dtype=torch.float32)
     operands[:3] = [x.bfloat16() for x in operands[:3]]
-    arguments = gpu.comba_arguments(*operands, torch.bfloat16)
+    arguments = fla.comba_arguments(*operands, torch.bfloat16)
     for x in (arguments.q, arguments.k, arguments.p, arguments.v):
         assert x.dtype == torch.bfloat16
         assert x.shape[:3] == (2, 33, 3)
@@ -235,12 +235,12 @@ def test_what_the_gpu_kernel_is_handed():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_operands_prepared_by_the_compiler_are_the_same(dtype):
     """Traced once for all lengths, with gradients; on a GPU this is one kernel."""
-    compiled = fused(gpu.comba_arguments, "aot_eager")
+    compiled = fused(fla.comba_arguments, "aot_eager")
     for length in (33, 70):
         operands = make(2, length, 3, 8, 12, dtype=torch.float32)
         leaves = [[x.clone().requires_grad_() for x in operands] for _ in range(2)]
         results = []
-        for prepare, own in zip((gpu.comba_arguments, compiled), leaves, strict=True):
+        for prepare, own in zip((fla.comba_arguments, compiled), leaves, strict=True):
             arguments = prepare(*own, dtype)
             sum(x.float().square().mean() for x in arguments[:4]).backward()
             results.append([*arguments[:6], *(x.grad for x in own[:3])])
@@ -251,11 +251,11 @@ def test_operands_prepared_by_the_compiler_are_the_same(dtype):
 
 def test_autocast_says_what_the_kernels_compute_in():
     v = torch.zeros(1)
-    assert gpu.kernel_dtype(v) == torch.float32
+    assert fla.kernel_dtype(v) == torch.float32
     # Without a GPU torch warns that it turns autocast off; its state is what counts.
     torch.set_autocast_enabled("cuda", True)
     try:
-        assert gpu.kernel_dtype(v) == torch.get_autocast_dtype("cuda")
+        assert fla.kernel_dtype(v) == torch.get_autocast_dtype("cuda")
     finally:
         torch.set_autocast_enabled("cuda", False)
 
@@ -264,7 +264,7 @@ def test_fla_naive_chunks_agree_with_our_convention():
     pytest.importorskip("triton", reason="fla.ops needs triton")
     comba = pytest.importorskip("fla.ops.comba", reason="extra gpu not installed")
     operands = make(2, 70, 3, 8, 12, dtype=torch.float32)
-    arguments = gpu.comba_arguments(*operands, torch.float32)
+    arguments = fla.comba_arguments(*operands, torch.float32)
     output, state = comba.naive_chunk_comba(
         arguments.q,
         arguments.k,
@@ -284,7 +284,7 @@ def test_fla_naive_chunks_agree_with_our_convention():
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", LENGTHS)
 def test_gpu_kernel_equals_the_reference(length, assert_same):
-    if (reason := gpu.unavailable()) is not None:
+    if (reason := fla.unavailable()) is not None:
         pytest.skip(reason)
     inputs = [x.cuda() for x in make(2, length, 3, 64, 64, dtype=torch.float32)]
     assert_same(run("fla"), run("reference"), inputs, tolerance=5e-3)

@@ -3,10 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossdna.errors import CrossDNAError
-from crossdna.ops.short_conv import dilated_conv, gpu, short_conv
+from crossdna.errors import BackendUnavailableError, CrossDNAError
+from crossdna.ops.short_conv import dilated_conv, short_conv
 
 LENGTHS = (1, 63, 64, 65, 100, 257)
+# Of the GPU's kernels, with their tolerances.
+DTYPES = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.003}
 
 
 def make(batch, length, channels, width, *, dtype=torch.float64, seed=0):
@@ -36,51 +38,41 @@ def backend(request):
     return request.param
 
 
-@pytest.mark.parametrize("width", [1, 4])
-@pytest.mark.parametrize("length", [1, 2, 65])
-def test_shifted_sums_equal_the_reference_with_gradients(length, width, assert_same):
-    """What a GPU is given to fuse, in torch's own operations."""
-
-    def shifted(x, weight, tail):
-        return [gpu.shifted_sum(x, weight, tail, True)]
-
-    def exact(*operands):
-        return [run("reference", "silu")(*operands).output]
-
-    assert_same(shifted, exact, make(2, length, 8, width), tolerance=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("length", "width", "dilation"), [(1, 9, 16), (7, 9, 4), (64, 5, 3)]
-)
-def test_dilated_sums_equal_the_reference(length, width, dilation, assert_same):
-    x, weight, _ = make(2, length, 8, width)
-
-    def shifted(*operands):
-        return [gpu.dilated_sum(*operands, dilation)]
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("width", [1, 4, 16])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_gpu_kernels_equal_the_reference(length, width, activation, dtype, assert_same):
+    inputs = [x.to("cuda", dtype) for x in make(2, length, 96, width)]
+    inputs[1] = inputs[1].float()
+    slow = run("reference", activation)
 
     def exact(*operands):
-        return [dilated_conv(*operands, dilation, backend="reference")]
+        return slow(*(x.double() for x in operands))
 
-    assert_same(shifted, exact, [x, weight], tolerance=1e-12)
+    tolerance = DTYPES[dtype]
+    assert_same(run("triton", activation), exact, inputs, tolerance=tolerance)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dilation", [1, 3, 16])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_fused_kernels_equal_the_reference(length, width, assert_same):
-    inputs = [x.cuda() for x in make(2, length, 32, width, dtype=torch.float32)]
-    assert_same(run("fused", "silu"), run("reference", "silu"), inputs, tolerance=1e-5)
-    x, weight, _ = (x.cuda() for x in make(2, length, 16, 9, dtype=torch.float32))
+def test_dilated_gpu_kernels_equal_the_reference(length, dilation, dtype, assert_same):
+    x, weight, _ = make(2, length, 96, 9)
 
     def fast(*operands):
-        return [dilated_conv(*operands, 4, backend="fused")]
+        return [dilated_conv(*operands, dilation, backend="triton")]
 
-    def slow(*operands):
-        return [dilated_conv(*operands, 4, backend="reference")]
+    def exact(*operands):
+        doubles = (t.double() for t in operands)
+        return [dilated_conv(*doubles, dilation, backend="reference")]
 
-    assert_same(fast, slow, [x, weight], tolerance=1e-5)
+    inputs = [x.to("cuda", dtype), weight.float().cuda()]
+    assert_same(fast, exact, inputs, tolerance=DTYPES[dtype])
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])
@@ -198,3 +190,11 @@ def test_bad_calls_are_named():
         short_conv(x[:, :0], weight)
     with pytest.raises(CrossDNAError, match="4 taps have no middle"):
         dilated_conv(x, torch.randn(4, 4), 2)
+
+
+def test_gpu_kernels_refuse_what_they_cannot_run():
+    x, weight, _ = make(2, 8, 4, 3, dtype=torch.float32)
+    with pytest.raises(BackendUnavailableError, match="triton cannot run: needs CUDA"):
+        short_conv(x, weight, backend="triton")
+    with pytest.raises(BackendUnavailableError, match="triton cannot run: needs CUDA"):
+        dilated_conv(x, weight, 2, backend="triton")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from crossdna.errors import BackendUnavailableError, CrossDNAError
 from crossdna.ops import fusion
 from crossdna.ops.window_attention import WindowCache, gpu, window_attention
-from crossdna.ops.window_attention.torch import rotated
+from crossdna.ops.window_attention.gpu import rotary_table, rotated
 
 LENGTHS = (1, 63, 64, 65, 100, 257)
 THETA = 10000.0
@@ -215,7 +215,8 @@ def test_flex_attention_is_given_the_right_blocks(cached, masked):
     visible = None
     if masked:
         visible = torch.rand(2, 300 + cached) > 0.3
-    arguments = (*rotated(q[:, cached:], k, THETA), v, visible, 100)
+    table = rotary_table(k, k.shape[1], THETA)
+    arguments = (*rotated(q[:, cached:], k, *table), v, visible, 100)
     past = (k[:, :cached], v[:, :cached])
     pieces = (q[:, cached:], k[:, cached:], v[:, cached:], *past, visible, 100, THETA)
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ building it imports no kernel and looks at no device.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import torch
 
@@ -16,6 +16,8 @@ from crossdna.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
 _announced: set[tuple[str, str]] = set()
@@ -40,8 +42,8 @@ class Backend(NamedTuple):
     automatic: bool = True
 
 
-def probe(function: Callable[[], str | None]) -> Callable[[], str | None]:
-    """Mark a backend's `unavailable`: torch.compile calls it once while tracing."""
+def probe(function: Callable[P, str | None]) -> Callable[P, str | None]:
+    """Mark a look at this machine: torch.compile calls it once while tracing."""
     return torch.compiler.assume_constant_result(function)
 
 

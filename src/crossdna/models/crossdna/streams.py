@@ -128,16 +128,18 @@ class TwoStrandPass:
         if length <= size:
             return self.model.fuse(a, b, mask)
         whole = length - length % size
-        parts = [x.split([whole, length - whole], dim=1) for x in (a, b)]
-        masks = (None, None) if mask is None else mask.split([whole, length - whole], 1)
+        sizes = [whole, length - whole]
+        (blocks_a, rest_a), (blocks_b, rest_b) = (x.split(sizes, 1) for x in (a, b))
+        blocks_mask, rest_mask = (None, None) if mask is None else mask.split(sizes, 1)
         fused = self.model.fuse(
-            *(x[0].reshape(-1, size, x[0].shape[-1]) for x in parts),
-            None if masks[0] is None else masks[0].reshape(-1, size),
+            blocks_a.reshape(-1, size, a.shape[-1]),
+            blocks_b.reshape(-1, size, b.shape[-1]),
+            None if blocks_mask is None else blocks_mask.reshape(-1, size),
         )
         fused = FusedBlock(*(x.view(a.shape[0], whole, -1) for x in fused))
         if whole == length:
             return fused
-        rest = self.model.fuse(parts[0][1], parts[1][1], masks[1])
+        rest = self.model.fuse(rest_a, rest_b, rest_mask)
         return FusedBlock(
             *(torch.cat(pair, 1) for pair in zip(fused, rest, strict=True))
         )

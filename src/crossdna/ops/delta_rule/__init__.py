@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import float32, float64
 
 from crossdna.errors import CrossDNAError
-from crossdna.ops.delta_rule import gpu, native, reference
+from crossdna.ops import fusion
+from crossdna.ops.delta_rule import fla, native, reference
 from crossdna.ops.delta_rule import torch as chunked
+from crossdna.ops.delta_rule import triton as gpu
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.native import build
 
@@ -39,7 +41,8 @@ def _accepts(*_arguments: Tensor) -> None:
 
 
 BACKENDS = (
-    Backend("fla", gpu.delta_rule, gpu.reject, gpu.unavailable),
+    Backend("triton", gpu.delta_rule, gpu.reject, fusion.unavailable),
+    Backend("fla", fla.delta_rule, fla.reject, fla.unavailable),
     Backend("native", native.delta_rule, native.reject, build.unavailable),
     Backend("torch", chunked.delta_rule, _accepts, always),
     Backend("reference", reference.delta_rule, _accepts, always, automatic=False),

@@ -35,14 +35,14 @@ def _accepts(*_arguments: object) -> None:
 
 
 BACKENDS = (
-    Backend("fused", gpu.short_conv, fusion.reject, fusion.unavailable),
+    Backend("triton", gpu.short_conv, gpu.reject, fusion.unavailable),
     Backend("native", native.short_conv, native.reject, build.unavailable),
     Backend("torch", taps.short_conv, _accepts, always),
     Backend("reference", reference.short_conv, _accepts, always, automatic=False),
 )
 
 DILATED_BACKENDS = (
-    Backend("fused", gpu.dilated_conv, fusion.reject, fusion.unavailable),
+    Backend("triton", gpu.dilated_conv, gpu.reject_dilated, fusion.unavailable),
     Backend("native", native.dilated_conv, native.reject_dilated, build.unavailable),
     Backend("torch", taps.dilated_conv, _accepts, always),
     Backend("reference", reference.dilated_conv, _accepts, always, automatic=False),

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from crossdna.ops import fusion
 from crossdna.ops.fusion import fused
-from crossdna.ops.window_attention.torch import joined, rotated
+from crossdna.ops.window_attention import reference
+from crossdna.ops.window_attention.torch import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +36,39 @@ def window_attention(
     from torch.nn.attention.flex_attention import flex_attention
 
     k, v = joined(k, v, past_keys, past_values)
-    q, k = fused(rotated)(q, k, rope_theta)
+    cosines, sines = rotary_table(k, k.shape[1], rope_theta)
+    q, k = fused(rotated)(q, k, cosines, sines)
     return attend(fused(flex_attention), q, k, v, visible, window)
+
+
+@torch.library.custom_op("crossdna::rotary_table", mutates_args=())
+def rotary_table(x: Tensor, length: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Give cosines and sines (length, width / 2) float32 for the vectors of `x`.
+
+    An operator of its own: fused with what it turns, the compiler would compute the
+    float64 angles anew for every sequence and head.
+    """
+    positions = torch.arange(length, device=x.device)
+    return reference.rotary_table(positions, x.shape[-1], theta, torch.float32)
+
+
+@rotary_table.register_fake
+def _(x: Tensor, length: int, theta: float) -> tuple[Tensor, Tensor]:
+    shape = (length, x.shape[-1] // 2)
+    return x.new_empty(shape, dtype=torch.float32), x.new_empty(
+        shape, dtype=torch.float32
+    )
+
+
+def rotated(
+    q: Tensor, k: Tensor, cosines: Tensor, sines: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn the queries, which are the last, and the keys."""
+    past = k.shape[1] - q.shape[1]
+    return (
+        reference.rotate(q, cosines[past:], sines[past:]),
+        reference.rotate(k, cosines, sines),
+    )
 
 
 def attend(

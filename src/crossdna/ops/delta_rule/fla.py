@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,7 +99,34 @@ def _missing() -> str | None:
     return None
 
 
-def reject(q: Tensor, k: Tensor, v: Tensor, *_others: Tensor) -> str | None:
+def trains(operands: tuple[Any, ...]) -> bool:
+    """Whether gradients will be asked for."""
+    return torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in operands
+    )
+
+
+@probe
+def untrainable() -> str | None:
+    """Say why there are no gradients on this machine, or None.
+
+    flash-linear-attention refuses what Triton 3.4 to 3.7.0 miscompiles on Hopper GPUs.
+    """
+    return _untrainable()
+
+
+@functools.cache
+def _untrainable() -> str | None:
+    import triton
+
+    hopper = torch.cuda.get_device_capability()[0] == 9
+    version = tuple(int(part) for part in triton.__version__.split(".")[:3])
+    if hopper and (3, 4) <= version < (3, 7, 1):
+        return f"no gradients with Triton {triton.__version__} on Hopper GPUs"
+    return None
+
+
+def reject(q: Tensor, k: Tensor, v: Tensor, *others: Tensor) -> str | None:
     """Say why these operands cannot run on the kernels, or None."""
     if k.device.type != "cuda":
         return f"needs CUDA tensors, got {k.device.type}"
@@ -107,4 +134,6 @@ def reject(q: Tensor, k: Tensor, v: Tensor, *_others: Tensor) -> str | None:
         return "float64 is not supported by the kernels"
     if k.shape[-1] > 256:
         return f"the kernels take at most 256 keys a head, got {k.shape[-1]}"
-    return unavailable()
+    if (missing := unavailable()) is not None:
+        return missing
+    return untrainable() if trains((q, k, v, *others)) else None

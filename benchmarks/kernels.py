@@ -1,0 +1,100 @@
+"""Compile the GPU's kernels for a Hopper GPU that is not there.
+
+    python benchmarks/kernels.py
+    python benchmarks/kernels.py --dtypes bf16
+
+Needs triton, which brings ptxas along. Prints, for each kernel as the operators launch
+it at the paper's size, shared memory, registers a thread, bytes of them that are
+spilled, and the seconds that compiling took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from crossdna.ops.delta_rule import kernels as delta_rule
+
+HOPPER = GPUTarget("cuda", 90, 32)
+PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+FLOATS = {"bf16": "*bf16", "float32": "*fp32"}
+# Operands that stay float32 whatever the dtype.
+SCALARS = ("g", "beta", "start", "end", "d_end", "d_start", "dg", "dbeta")
+INTEGERS = ("length", "heads", "keys", "values")
+
+
+def launches(dtype):
+    """Kernels with their constants and options, as delta_rule/triton.py has them."""
+    precision = "tf32x3" if dtype == "float32" else "tf32"
+    shared = {"CHUNK": 64, "KEYS": 64, "PRECISION": precision}
+    whole = shared | {"VALUES": 64}
+    four, eight = ({"num_warps": n, "num_stages": 2} for n in (4, 8))
+    yield delta_rule.solve, shared, four
+    for keep in (False, True):
+        yield delta_rule.run, whole | {"KEEP": keep}, four
+    yield delta_rule.run_backward, whole, four
+    yield delta_rule.gradients, whole, eight | {"num_stages": 1}
+
+
+def compiled(kernel, constants, options, dtype):
+    """The kernel's PTX and metadata."""
+    kinds, attributes = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            kinds[name] = "constexpr"
+        elif name in INTEGERS:
+            kinds[name] = "i32"
+        else:
+            kinds[name] = "*fp32" if name in SCALARS else FLOATS[dtype]
+        if name == "scale":
+            kinds[name] = "fp32"
+        if kinds[name].startswith("*") or name in ("keys", "values"):
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(
+        fn=kernel, signature=kinds, constexprs=constants, attrs=attributes
+    )
+    return triton.compile(source, target=HOPPER, options=options)
+
+
+def resources(ptx):
+    """Registers and bytes spilled, as ptxas says."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [PTXAS, "-v", "--gpu-name=sm_90a", file.name, "-o", "/dev/null"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+    return tuple(
+        int(re.search(pattern, said.stderr).group(1))
+        for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores")
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtypes", nargs="*", choices=FLOATS, default=list(FLOATS))
+    arguments = parser.parse_args()
+    print(f"{'kernel':14}{'dtype':9}{'warps':>6}{'shared':>8}{'registers':>10}"
+          f"{'spilled':>8}{'seconds':>8}")  # fmt: skip
+    for dtype in arguments.dtypes:
+        for kernel, constants, options in launches(dtype):
+            began = time.perf_counter()
+            made = compiled(kernel, constants, options, dtype)
+            spent = time.perf_counter() - began
+            registers, spilled = resources(made.asm["ptx"])
+            print(
+                f"{kernel.fn.__name__:14}{dtype:9}{options['num_warps']:>6}"
+                f"{made.metadata.shared:>8}{registers:>10}{spilled:>8}{spent:8.1f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""The delta rule on GPUs through this package's own kernels (kernels.py).
+
+They need nothing but the Triton that torch brings along, are compiled in a few seconds
+without trying configurations, and work for training on Hopper with every Triton.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from crossdna.ops import fusion
+from crossdna.ops.delta_rule import torch as chunked
+from crossdna.ops.delta_rule.fla import comba_arguments, kernel_dtype, trains
+from crossdna.ops.dispatch import probe
+from crossdna.ops.fusion import fused
+
+CHUNK = 64
+MOST = {2: 128, 4: 64}
+"""Keys or values a head that shared memory holds, by the bytes of a number."""
+# Programs that keep a GPU busy: a state is split by columns where there are fewer.
+PROGRAMS = 256
+DTYPES = {torch.float32, torch.float16, torch.bfloat16}
+
+
+def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
+    """Run the kernels; operands as in `crossdna.ops.delta_rule.delta_rule`."""
+    dtype = kernel_dtype(operands[2])
+    with torch.autocast(operands[2].device.type, enabled=False):
+        # As one kernel: a dozen would move several times its bytes.
+        given = fused(comba_arguments)(*operands, dtype)
+        keep = trains(operands)
+        return _chunks(*given[:6], given.initial_state, given.scale, keep)[:2]
+
+
+@torch.library.custom_op("crossdna::delta_rule_chunks", mutates_args=())
+def _chunks(  # noqa: PLR0913 - the operator has these operands
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    start: Tensor,
+    scale: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Give output, end, and for the backward pass inverses, states and u."""
+    from crossdna.ops.delta_rule import kernels
+
+    q, k, v, p, g, beta, start = (x.contiguous() for x in (q, k, v, p, g, beta, start))
+    sizes = _Sizes(k, v)
+    output, end, inverse, states, written = _empty(q, v, start, keep)
+    with _on(k):
+        kernels.solve[sizes.chunks, sizes.sequences](
+            k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, num_warps=4
+        )
+        kernels.run[sizes.columns, sizes.sequences](
+            *(q, k, v, p, g, beta, inverse, start, output, end, states, written),
+            scale,
+            *sizes.lengths,
+            **sizes.run,
+            KEEP=keep,
+            num_warps=4,
+            num_stages=2,
+        )
+    return output, end, inverse, states, written
+
+
+@_chunks.register_fake
+def _(  # noqa: PLR0913 - the operator has these operands
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    start: Tensor,
+    scale: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _empty(q, v, start, keep)
+
+
+def _empty(
+    q: Tensor, v: Tensor, start: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, length, heads, values = v.shape
+    chunks = -(-length // CHUNK)
+    states = (batch, heads, chunks, q.shape[-1], values) if keep else (0,)
+    return (
+        v.new_empty(v.shape),
+        start.new_empty(start.shape),
+        q.new_empty((batch, length, heads, CHUNK)),
+        q.new_empty(states),
+        v.new_empty(v.shape if keep else (0,)),
+    )
+
+
+@torch.library.custom_op("crossdna::delta_rule_chunks_backward", mutates_args=())
+def _backward(  # noqa: PLR0913 - the operator has these operands
+    d_output: Tensor,
+    d_end: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    inverse: Tensor,
+    states: Tensor,
+    written: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Give the gradients of q, k, v, p, g, beta and of the state at the start."""
+    from crossdna.ops.delta_rule import kernels
+
+    d_output, d_end = d_output.to(q.dtype).contiguous(), d_end.float().contiguous()
+    q, k, v, p, g, beta = (x.contiguous() for x in (q, k, v, p, g, beta))
+    sizes = _Sizes(k, v)
+    d_start, d_states, d_solved = (
+        torch.empty_like(x) for x in (d_end, states, written)
+    )
+    dq, dk, dv, dp, dg, dbeta = (torch.empty_like(x) for x in (q, k, v, p, g, beta))
+    with _on(k):
+        kernels.run_backward[sizes.columns, sizes.sequences](
+            *(q, k, p, g, beta, inverse, d_output, d_end, d_start, d_states, d_solved),
+            scale,
+            *sizes.lengths,
+            **sizes.run,
+            num_warps=4,
+            num_stages=2,
+        )
+        kernels.gradients[sizes.chunks, sizes.sequences](
+            *(q, k, v, p, g, beta, written, states, d_output, d_states, d_solved),
+            *(dq, dk, dv, dp, dg, dbeta),
+            scale,
+            *sizes.lengths,
+            **(sizes.run | {"VALUES": sizes.values}),
+            num_warps=8,
+            num_stages=1,
+        )
+    return dq, dk, dv, dp, dg, dbeta, d_start
+
+
+@_backward.register_fake
+def _(  # noqa: PLR0913 - the operator has these operands
+    d_output: Tensor,
+    d_end: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    p: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    inverse: Tensor,
+    states: Tensor,
+    written: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, k, v, p, g, beta, end = (
+        x.new_empty(x.shape) for x in (q, k, v, p, g, beta, d_end)
+    )
+    return q, k, v, p, g, beta, end.float()
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *operands, _start, ctx.scale, _keep = inputs
+    ctx.save_for_backward(*operands, *output[2:])
+
+
+def _differentiate(ctx: Any, d_output: Tensor, d_end: Tensor, *_: Any) -> Any:
+    found = _backward(d_output, d_end, *ctx.saved_tensors, ctx.scale)
+    return (*found, None, None)
+
+
+_chunks.register_autograd(_differentiate, setup_context=_setup)
+
+
+class _Sizes:
+    """What the kernels are told of operands k (batch, length, heads, keys) and v."""
+
+    def __init__(self, k: Tensor, v: Tensor) -> None:
+        batch, length, heads, keys = k.shape
+        self.lengths = (length, heads, keys, v.shape[-1])
+        self.sequences = batch * heads
+        self.chunks = -(-length // CHUNK)
+        # Three products of rounded halves are as good as float32, and far faster.
+        precision = "tf32x3" if k.dtype == torch.float32 else "tf32"
+        shared = {"CHUNK": CHUNK, "KEYS": _block(keys), "PRECISION": precision}
+        self.values = _block(v.shape[-1])
+        columns = self.values
+        while columns > 16 and self.sequences * self.values // columns < PROGRAMS:
+            columns //= 2
+        self.columns = -(-v.shape[-1] // columns)
+        self.solve: dict[str, Any] = shared
+        self.run: dict[str, Any] = shared | {"VALUES": columns}
+
+
+def _block(width: int) -> int:
+    """The power of two that holds it; products want 16."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _on(x: Tensor) -> Any:
+    """Launch on the operands' device, whichever is the current one."""
+    return torch.cuda.device(x.device) if x.is_cuda else torch.device(x.device)
+
+
+def reject(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> str | None:
+    """Say why these operands cannot run on the kernels, or None."""
+    if k.device.type != "cuda":
+        return f"needs CUDA tensors, got {k.device.type}"
+    if not {q.dtype, k.dtype, v.dtype} <= DTYPES:
+        return f"{v.dtype} is not supported by the kernels"
+    keys, values = k.shape[-1], v.shape[-1]
+    most = MOST[kernel_dtype(v).itemsize]
+    if max(keys, values) > most:
+        return f"the kernels take at most {most} keys or values a head"
+    missing = fusion.unavailable()
+    if missing is not None:
+        return missing
+    return miscomputed(kernel_dtype(v), keys, values, trains((q, k, v, *others)))
+
+
+@probe
+def miscomputed(
+    dtype: torch.dtype, keys: int, values: int, training: bool
+) -> str | None:
+    """Say how wrong the compiled kernels are on this machine, or None.
+
+    Triton 3.4 to 3.7 miscompiled products like these on Hopper GPUs, without an error:
+    before the first call of a kind a small one is compared with PyTorch's operations.
+    """
+    return _miscomputed(dtype, keys, values, training)
+
+
+@functools.cache
+def _miscomputed(
+    dtype: torch.dtype, keys: int, values: int, training: bool, device: str = "cuda"
+) -> str | None:
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(training),
+    ):
+        found, expected = (
+            _small_problem(rule, dtype, keys, values, training, device)
+            for rule in (delta_rule, chunked.delta_rule)
+        )
+    tolerance = 1e-4 if dtype == torch.float32 else 3e-2
+    for one, other in zip(found, expected, strict=True):
+        error = float((one - other).norm() / other.norm())
+        if not error < tolerance:
+            return (
+                f"compiled for this device the kernels are wrong by {error:.2g} in "
+                f"{dtype}: another version of triton may help"
+            )
+    return None
+
+
+def _small_problem(
+    rule: Any,
+    dtype: torch.dtype,
+    keys: int,
+    values: int,
+    training: bool,
+    device: str,
+) -> list[Tensor]:
+    """Output, state and, for training, gradients of two chunks and a half."""
+    chance = torch.Generator().manual_seed(0)
+    heads, tokens = 2, (1, 2 * CHUNK + CHUNK // 2, 2)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=chance)
+
+    vectors = [draw(*tokens, width).to(dtype) for width in (keys, keys, values)]
+    scalars = [
+        -draw(*tokens).abs() / 8,
+        draw(*tokens).sigmoid(),
+        draw(heads).sigmoid(),
+        draw(heads) / 8,
+        draw(1, heads, keys, values),
+    ]
+    operands = [x.to(device).requires_grad_(training) for x in (*vectors, *scalars)]
+    # Of the parameters' gradients next to nothing is left when errors cancel.
+    of = [*operands[:5], operands[-1]]
+    output, state = rule(*operands)
+    results = [output, state]
+    if training:
+        loss = (output.float() * draw(*output.shape).to(device)).sum()
+        loss = loss + (state * draw(*state.shape).to(device)).sum()
+        results += torch.autograd.grad(loss, of)
+    return [x.detach().float() for x in results]

@@ -1,0 +1,113 @@
+"""The delta rule's Triton kernels, in Triton's interpreter on the CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from crossdna.ops.delta_rule import delta_rule, fla, reference
+from crossdna.ops.delta_rule import triton as kernels
+
+from .test_delta_rule import LENGTHS, make
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*operands):
+    return kernels.delta_rule(*operands)
+
+
+def exact(*operands):
+    return reference.delta_rule(*(x.double() for x in operands))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_equals_the_reference_with_gradients(length, interpreter, assert_same):
+    inputs = make(1, length, 2, 16, 24, dtype=torch.float32)
+    # Sums of decays reach a thousand, of which float32 knows four decimals.
+    assert_same(run, exact, inputs, tolerance=3e-4)
+
+
+@pytest.mark.parametrize("programs", [1, 256])
+def test_columns_of_a_state_are_independent(
+    programs, interpreter, assert_same, monkeypatch
+):
+    """Few sequences are split among more programs."""
+    monkeypatch.setattr(kernels, "PROGRAMS", programs)
+    inputs = make(1, 70, 2, 40, 64, dtype=torch.float32)
+    assert_same(run, exact, inputs, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("dtype", kernels.DTYPES)
+def test_the_check_before_the_first_call_passes(dtype, training, interpreter):
+    check = kernels._miscomputed.__wrapped__
+    assert check(dtype, 64, 64, training, "cpu") is None
+
+
+@pytest.mark.parametrize("kernel", ["solve", "run", "run_backward", "gradients"])
+def test_the_check_finds_a_wrong_kernel(kernel, interpreter, monkeypatch):
+    from crossdna.ops.delta_rule import kernels as compiled
+
+    class Silent:
+        """A kernel that leaves its results as they were."""
+
+        def __getitem__(self, grid):
+            return lambda *_arguments, **_settings: None
+
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.zeros_like(x))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *a, **k: x.new_zeros(*a))
+    monkeypatch.setattr(compiled, kernel, Silent())
+    check = kernels._miscomputed.__wrapped__
+    message = check(torch.float32, 16, 16, True, "cpu")
+    assert "wrong by" in message
+
+
+def test_bfloat16_errs_by_its_rounding(interpreter):
+    operands = make(1, 130, 2, 64, 64, dtype=torch.float32)
+    operands[:3] = [x.bfloat16() for x in operands[:3]]
+    output, state = run(*operands)
+    expected, expected_state = exact(*operands)
+    assert output.dtype == torch.bfloat16
+    assert state.dtype == torch.float32
+    assert (output - expected).norm() < 0.015 * expected.norm()
+    assert (state - expected_state).norm() < 0.015 * expected_state.norm()
+
+
+def test_the_operators_are_what_torch_wants_of_them(interpreter):
+    given = fla.comba_arguments(*make(1, 70, 2, 16, 16), torch.float32)
+    tensors = [x.detach().requires_grad_() for x in (*given[:6], given.initial_state)]
+    arguments = (*tensors, given.scale, True)
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    opcheck(kernels._chunks, arguments, test_utils=tests)
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_hopper():
+    """Without a GPU, for one; the interpreter accepts what the compiler does not."""
+    pytest.importorskip("triton", reason="the kernels need triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, str(ROOT / "benchmarks/kernels.py"), "--dtypes", "bf16"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert {row[0] for row in rows} >= {"solve", "run", "run_backward", "gradients"}
+    assert all(int(row[-2]) < 100 for row in rows), done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", LENGTHS)
+def test_on_a_gpu_it_equals_the_reference(length, assert_same):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    inputs = [x.cuda() for x in make(2, length, 3, 64, 64, dtype=torch.float32)]
+
+    def on_gpu(*operands):
+        *rest, state = operands
+        return delta_rule(*rest, initial_state=state, backend="triton")
+
+    assert_same(on_gpu, exact, inputs, tolerance=5e-3)
