@@ -67,6 +67,25 @@ def test_the_check_finds_a_wrong_kernel(kernel, interpreter, monkeypatch):
     assert "wrong by" in message
 
 
+def test_the_check_runs_while_a_larger_graph_is_traced(interpreter, monkeypatch):
+    check, asked = kernels._miscomputed.__wrapped__, []
+
+    def on_the_cpu(*arguments):
+        asked.append(arguments)
+        return check(*arguments, "cpu")
+
+    monkeypatch.setattr(kernels, "_miscomputed", on_the_cpu)
+
+    def step(x):
+        reason = kernels.miscomputed(torch.float32, x.shape[-1], 16, True)
+        return x + (1 if reason is None else 2)
+
+    x = torch.zeros(3, 16, requires_grad=True)
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    assert bool((compiled(x) == 1).all())
+    assert asked == [(torch.float32, 16, 16, True)]
+
+
 def test_bfloat16_errs_by_its_rounding(interpreter):
     operands = make(1, 130, 2, 64, 64, dtype=torch.float32)
     operands[:3] = [x.bfloat16() for x in operands[:3]]

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN201, ANN202, D401, PLR0913 - Triton's language, not Python's
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0913 - Triton's language, not Python's
 """The short convolutions as Triton kernels.
 
 With n and i counting in steps of the dilation, x zero (or the tail) outside,
@@ -102,20 +102,20 @@ def _convolve(taps, rows, START: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _correlate(taps, rows, START: tl.constexpr, WIDTH: tl.constexpr):
-    """Sum of taps[j] rows[START + WIDTH - 1 - j]: the taps reversed."""
-    total = taps[0] * rows[START + WIDTH - 1]
+def _correlate(taps, rows, WIDTH: tl.constexpr):
+    """Sum of taps[j] rows[WIDTH - 1 - j]: the taps reversed."""
+    total = taps[0] * rows[WIDTH - 1]
     for j in tl.static_range(1, WIDTH):
-        total += taps[j] * rows[START + WIDTH - 1 - j]
+        total += taps[j] * rows[WIDTH - 1 - j]
     return total
 
 
 @triton.jit
-def _add_products(sums, x, rows, START: tl.constexpr, WIDTH: tl.constexpr):
-    """Add to each tap's sum what one row of x and WIDTH gradients contribute."""
+def _add_products(sums, x, gradients, WIDTH: tl.constexpr):
+    """Add to the taps' sums what a row of x contributes with the gradients it meets."""
     new = ()
     for j in tl.static_range(WIDTH):
-        new += (sums[j] + x * rows[START + WIDTH - 1 - j],)
+        new += (sums[j] + x * gradients[WIDTH - 1 - j],)
     return new
 
 
@@ -240,7 +240,8 @@ def backward(
     for _ in tl.static_range(WIDTH - 1):
         gradients += (zeros,)
 
-    # The gradients that the strip's first rows need, and on the way those of the tail.
+    # Up to the strip's first row: fill both windows, and give what concerns the tail.
+    # Not unrolled: compiling would take minutes with many taps.
     for step in range(1 - WIDTH, 0):
         at = first + (step + HELD - 1) * dilation
         inputs += (
@@ -254,11 +255,11 @@ def backward(
         if HAS_TAIL:
             at = first + step
             to = d_ending + at.to(tl.int64) * channels
-            total = _correlate(taps, gradients, 0, WIDTH)
+            total = _correlate(taps, gradients, WIDTH)
             in_tail = at < 0
             tl.store(to, total.to(dx.dtype.element_ty), mask=in_tail & exists)
             own = tl.where(in_tail, inputs[0], 0.0)
-            sums = _add_products(sums, own, gradients, 0, WIDTH)
+            sums = _add_products(sums, own, gradients, WIDTH)
         gradients = gradients[1:]
         inputs = inputs[1:]
 
@@ -275,11 +276,11 @@ def backward(
             if SILU:
                 g = _before_silu(g, taps, rows, i, WIDTH)
             gradients += (g,)
-            total = _correlate(taps, gradients, 0, WIDTH)
+            total = _correlate(taps, gradients, WIDTH)
             at = first + (step + i) * dilation
             to = dx + at.to(tl.int64) * channels
             tl.store(to, total.to(dx.dtype.element_ty), mask=(at < length) & exists)
-            sums = _add_products(sums, rows[i], gradients, 0, WIDTH)
+            sums = _add_products(sums, rows[i], gradients, WIDTH)
             gradients = gradients[1:]
         inputs = rows[ROWS:]
 
