@@ -17,22 +17,51 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from crossdna.ops.delta_rule import kernels as delta_rule
+from crossdna.ops.short_conv import gpu as convolutions
+from crossdna.ops.short_conv import kernels as short_conv
 
 HOPPER = GPUTarget("cuda", 90, 32)
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 FLOATS = {"bf16": "*bf16", "float32": "*fp32"}
 # Operands that stay float32 whatever the dtype.
-SCALARS = ("g", "beta", "start", "end", "d_end", "d_start", "dg", "dbeta")
-INTEGERS = ("length", "heads", "keys", "values")
+FLOAT32 = [
+    "g",
+    "beta",
+    "start",
+    "end",
+    "d_end",
+    "d_start",
+    "dg",
+    "dbeta",
+    "weight",
+    "d_weight",
+]
+INTEGERS = [
+    "length",
+    "heads",
+    "keys",
+    "values",
+    "x_batch",
+    "x_length",
+    "dy_batch",
+    "dy_length",
+    "batch",
+    "channels",
+    "dilation",
+    "steps",
+    "segments",
+]
+DENSE = ("keys", "values", "channels", "x_length", "dy_length")
 
 
 def launches(dtype):
-    """Kernels with their constants and options, as delta_rule/triton.py has them."""
+    """Kernels with their constants and options, as the operators launch them."""
     precision = "tf32x3" if dtype == "float32" else "tf32"
     shared = {"CHUNK": 64, "KEYS": 64, "PRECISION": precision}
     whole = shared | {"VALUES": 64}
@@ -42,6 +71,18 @@ def launches(dtype):
         yield delta_rule.run, whole | {"KEEP": keep}, four
     yield delta_rule.run_backward, whole, four
     yield delta_rule.gradients, whole, eight | {"num_stages": 1}
+    for width, before, silu in ((4, 3, True), (9, 4, False)):
+        x = torch.empty(1, 1024, 1536, device="meta")
+        weight = torch.empty(1536, width, device="meta")
+        tail = x[:, :before] if silu else None
+        call = convolutions.Convolution(x, weight, tail, before, silu=silu)
+        for kernel, rows in (
+            (short_conv.forward, convolutions.ROWS_FORWARD),
+            (short_conv.backward, convolutions.ROWS_BACKWARD),
+        ):
+            constants = call.constants(rows)
+            options = {"num_warps": constants.pop("num_warps")}
+            yield kernel, constants, options
 
 
 def compiled(kernel, constants, options, dtype):
@@ -53,15 +94,19 @@ def compiled(kernel, constants, options, dtype):
         elif name in INTEGERS:
             kinds[name] = "i32"
         else:
-            kinds[name] = "*fp32" if name in SCALARS else FLOATS[dtype]
+            kinds[name] = "*fp32" if name in FLOAT32 else FLOATS[dtype]
         if name == "scale":
             kinds[name] = "fp32"
-        if kinds[name].startswith("*") or name in ("keys", "values"):
+        if kinds[name].startswith("*") or name in DENSE:
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(
         fn=kernel, signature=kinds, constexprs=constants, attrs=attributes
     )
     return triton.compile(source, target=HOPPER, options=options)
+
+
+def name_of(kernel):
+    return f"{kernel.fn.__module__.split('.')[-2]}.{kernel.fn.__name__}"
 
 
 def resources(ptx):
@@ -81,7 +126,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtypes", nargs="*", choices=FLOATS, default=list(FLOATS))
     arguments = parser.parse_args()
-    print(f"{'kernel':14}{'dtype':9}{'warps':>6}{'shared':>8}{'registers':>10}"
+    print(f"{'kernel':24}{'dtype':9}{'warps':>6}{'shared':>8}{'registers':>10}"
           f"{'spilled':>8}{'seconds':>8}")  # fmt: skip
     for dtype in arguments.dtypes:
         for kernel, constants, options in launches(dtype):
@@ -90,7 +135,7 @@ def main():
             spent = time.perf_counter() - began
             registers, spilled = resources(made.asm["ptx"])
             print(
-                f"{kernel.fn.__name__:14}{dtype:9}{options['num_warps']:>6}"
+                f"{name_of(kernel):24}{dtype:9}{options['num_warps']:>6}"
                 f"{made.metadata.shared:>8}{registers:>10}{spilled:>8}{spent:8.1f}",
                 flush=True,
             )
