@@ -125,7 +125,7 @@ def solve(
     CHUNK: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write (I + A)^-1 of every chunk to (batch, length, heads, CHUNK)."""
-    at, present = _tokens(tl.program_id(1), tl.program_id(0), length, heads, CHUNK)
+    at, present = _tokens(tl.program_id(0), tl.program_id(1), length, heads, CHUNK)
     k_rows = _load_rows(k, at, present, keys, 0, KEYS)
     p_rows = _load_rows(p, at, present, keys, 0, KEYS)
     decay = tl.load(g + at, mask=present, other=0.0)
@@ -152,7 +152,7 @@ def run(
     also each chunk's first `states` (batch, heads, chunks, keys, values) and u, as
     `written`, for the backward pass.
     """
-    first, sequence = tl.program_id(0) * VALUES, tl.program_id(1)
+    sequence, first = tl.program_id(0), tl.program_id(1) * VALUES
     chunks = tl.cdiv(length, CHUNK)
     dtype = q.dtype.element_ty
     place = tl.arange(0, CHUNK)
@@ -201,7 +201,7 @@ def run_backward(
     Writes the gradient of the state behind each chunk, `d_states`, of r, `d_solved`
     (batch, length, heads, values), and of the state at the start.
     """
-    first, sequence = tl.program_id(0) * VALUES, tl.program_id(1)
+    sequence, first = tl.program_id(0), tl.program_id(1) * VALUES
     chunks = tl.cdiv(length, CHUNK)
     dtype = q.dtype.element_ty
     place = tl.arange(0, CHUNK)
@@ -245,7 +245,7 @@ def gradients(
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of the operands, each chunk for itself."""
-    chunk, sequence = tl.program_id(0), tl.program_id(1)
+    sequence, chunk = tl.program_id(0), tl.program_id(1)
     at, present = _tokens(sequence, chunk, length, heads, CHUNK)
     number = sequence.to(tl.int64) * tl.cdiv(length, CHUNK) + chunk
     dtype = q.dtype.element_ty

@@ -56,10 +56,10 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
     sizes = _Sizes(k, v)
     output, end, inverse, states, written = _empty(q, v, start, keep)
     with _on(k):
-        kernels.solve[sizes.chunks, sizes.sequences](
+        kernels.solve[sizes.sequences, sizes.chunks](
             k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, num_warps=4
         )
-        kernels.run[sizes.columns, sizes.sequences](
+        kernels.run[sizes.sequences, sizes.columns](
             *(q, k, v, p, g, beta, inverse, start, output, end, states, written),
             scale,
             *sizes.lengths,
@@ -127,7 +127,7 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     )
     dq, dk, dv, dp, dg, dbeta = (torch.empty_like(x) for x in (q, k, v, p, g, beta))
     with _on(k):
-        kernels.run_backward[sizes.columns, sizes.sequences](
+        kernels.run_backward[sizes.sequences, sizes.columns](
             *(q, k, p, g, beta, inverse, d_output, d_end, d_start, d_states, d_solved),
             scale,
             *sizes.lengths,
@@ -135,7 +135,7 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
             num_warps=4,
             num_stages=2,
         )
-        kernels.gradients[sizes.chunks, sizes.sequences](
+        kernels.gradients[sizes.sequences, sizes.chunks](
             *(q, k, v, p, g, beta, written, states, d_output, d_states, d_solved),
             *(dq, dk, dv, dp, dg, dbeta),
             scale,
@@ -182,7 +182,11 @@ _chunks.register_autograd(_differentiate, setup_context=_setup)
 
 
 class _Sizes:
-    """What the kernels are told of operands k (batch, length, heads, keys) and v."""
+    """What the kernels are told of operands k (batch, length, heads, keys) and v.
+
+    Sequences and heads are the first axis of a grid, the only one that may be longer
+    than 65,535.
+    """
 
     def __init__(self, k: Tensor, v: Tensor) -> None:
         batch, length, heads, keys = k.shape
