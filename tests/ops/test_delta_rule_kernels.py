@@ -50,7 +50,7 @@ def test_the_check_before_the_first_call_passes(dtype, training, interpreter):
 
 
 @pytest.mark.parametrize("kernel", ["solve", "run", "run_backward", "gradients"])
-def test_the_check_finds_a_wrong_kernel(kernel, interpreter, monkeypatch):
+def test_the_check_finds_a_wrong_kernel(kernel, interpreter, monkeypatch, caplog):
     from crossdna.ops.delta_rule import kernels as compiled
 
     class Silent:
@@ -65,6 +65,7 @@ def test_the_check_finds_a_wrong_kernel(kernel, interpreter, monkeypatch):
     check = kernels._miscomputed.__wrapped__
     message = check(torch.float32, 16, 16, True, "cpu")
     assert "wrong by" in message
+    assert "another backend computes it" in caplog.text
 
 
 def test_the_check_runs_while_a_larger_graph_is_traced(interpreter, monkeypatch):
