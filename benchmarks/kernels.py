@@ -23,12 +23,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from crossdna.ops.delta_rule import kernels as delta_rule
+from crossdna.ops.delta_rule import triton as chunks
 from crossdna.ops.short_conv import gpu as convolutions
 from crossdna.ops.short_conv import kernels as short_conv
 
 HOPPER = GPUTarget("cuda", 90, 32)
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 FLOATS = {"bf16": "*bf16", "float32": "*fp32"}
+DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 # Operands that stay float32 whatever the dtype.
 FLOAT32 = [
     "g",
@@ -62,15 +64,13 @@ DENSE = ("keys", "values", "channels", "x_length", "dy_length")
 
 def launches(dtype):
     """Kernels with their constants and options, as the operators launch them."""
-    precision = "tf32x3" if dtype == "float32" else "tf32"
-    shared = {"CHUNK": 64, "KEYS": 64, "PRECISION": precision}
-    whole = shared | {"VALUES": 64}
-    four, eight = ({"num_warps": n, "num_stages": 2} for n in (4, 8))
-    yield delta_rule.solve, shared, four
+    operand = torch.empty(128, 1024, 8, 64, device="meta", dtype=DTYPES[dtype])
+    sizes = chunks.Sizes(operand, operand)
+    yield delta_rule.solve, sizes.solve, chunks.SOLVE
     for keep in (False, True):
-        yield delta_rule.run, whole | {"KEEP": keep}, four
-    yield delta_rule.run_backward, whole, four
-    yield delta_rule.gradients, whole, eight | {"num_stages": 1}
+        yield delta_rule.run, sizes.run | {"KEEP": keep}, chunks.RUN
+    yield delta_rule.run_backward, sizes.run, chunks.RUN
+    yield delta_rule.gradients, sizes.gradients, chunks.GRADIENTS
     for width, before, silu in ((4, 3, True), (9, 4, False)):
         x = torch.empty(1, 1024, 1536, device="meta")
         weight = torch.empty(1536, width, device="meta")

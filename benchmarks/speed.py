@@ -124,25 +124,25 @@ def _sensible(row, device, pattern):
 @contextlib.contextmanager
 def straightforward():
     """The same network without this project's fast paths: torch's own linear layers,
-    block after block, chunked PyTorch operators. On a GPU the kernels stay, but nothing
-    is fused around them."""
-    plain = {
-        "rms_norm": rms_norm,
-        "swiglu": swiglu,
-        "blend_norm": blend_norm,
-        "short_conv": short_conv,
-    }
-    if not torch.cuda.is_available():
-        plain |= {"delta_rule": delta_rule, "window_attention": window_attention}
+    whole length through each layer, chunked PyTorch operators. On a GPU attention and
+    delta rule stay, but nothing is fused around them, and blocks are read in turn."""
+    plain = {"delta_rule": delta_rule, "window_attention": window_attention}
+    if torch.cuda.is_available():
+        plain = {
+            "rms_norm": rms_norm,
+            "swiglu": swiglu,
+            "blend_norm": blend_norm,
+            "short_conv": short_conv,
+        }
     patches = [
         mock.patch.object(linear_module, "linear", F.linear),
         mock.patch.object(crossdna_layers, "TILE_ROWS", 2**62),
         mock.patch.object(streams, "joins_blocks", return_value=False),
-        mock.patch.object(fusion, "PLAIN", {"comba_arguments", "rotated"}),
-        mock.patch.object(
-            bridge, "dilated_conv", functools.partial(dilated_conv, backend="torch")
-        ),
+        mock.patch.object(fusion, "PLAIN", {"comba_arguments", "turned"}),
     ]
+    if torch.cuda.is_available():
+        convolved = functools.partial(dilated_conv, backend="torch")
+        patches.append(mock.patch.object(bridge, "dilated_conv", convolved))
     patches += [
         mock.patch.object(
             crossdna_layers, name, functools.partial(function, backend="torch")

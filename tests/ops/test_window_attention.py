@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from crossdna.errors import BackendUnavailableError, CrossDNAError
 from crossdna.ops import fusion
 from crossdna.ops.window_attention import WindowCache, gpu, window_attention
-from crossdna.ops.window_attention.gpu import rotary_table, rotated
+from crossdna.ops.window_attention.gpu import rotary_table
+from crossdna.ops.window_attention.torch import turned
 
 LENGTHS = (1, 63, 64, 65, 100, 257)
 THETA = 10000.0
@@ -216,7 +217,7 @@ def test_flex_attention_is_given_the_right_blocks(cached, masked):
     if masked:
         visible = torch.rand(2, 300 + cached) > 0.3
     table = rotary_table(k, k.shape[1], THETA)
-    arguments = (*rotated(q[:, cached:], k, *table), v, visible, 100)
+    arguments = (*turned(q[:, cached:], k, *table), v, visible, 100)
     past = (k[:, :cached], v[:, :cached])
     pieces = (q[:, cached:], k[:, cached:], v[:, cached:], *past, visible, 100, THETA)
     with warnings.catch_warnings():

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from crossdna.models.crossdna.streams import cut_blocks, join_blocks
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -99,10 +101,14 @@ class Teacher(nn.Module):
         mirrored = config.strand_alignment == "sequence"
         piece = block if alone else length
         pieces = zip(
-            _stack(ids, piece), _stack(ids, piece, mirrored=mirrored), strict=True
+            cut_blocks(ids, piece),
+            cut_blocks(ids, piece, mirrored=mirrored),
+            strict=True,
         )
         read = [self._read(student, forward, reverse) for forward, reverse in pieces]
-        fa, fb, ra, rb = (_join(parts, batch) for parts in zip(*read, strict=True))
+        fa, fb, ra, rb = (
+            join_blocks(parts, batch) for parts in zip(*read, strict=True)
+        )
         return TeacherTargets(
             self._bridged(fa, fb, block, mirrored=False),
             self._bridged(ra, rb, block, mirrored=mirrored and not alone),
@@ -128,37 +134,13 @@ class Teacher(nn.Module):
         batch = a.shape[0]
         stacks = list(
             zip(
-                _stack(a, block, mirrored=mirrored),
-                _stack(b, block, mirrored=mirrored),
+                cut_blocks(a, block, mirrored=mirrored),
+                cut_blocks(b, block, mirrored=mirrored),
                 strict=True,
             )
         )
         if self.bridge is not None:
             stacks = [self.bridge(*pair) for pair in stacks]
         return StrandFeatures(
-            *(_join(parts, batch) for parts in zip(*stacks, strict=True))
+            *(join_blocks(parts, batch) for parts in zip(*stacks, strict=True))
         )
-
-
-def _stack(x: Tensor, size: int, *, mirrored: bool = False) -> list[Tensor]:
-    """Cut (B, L, ...) into blocks: (B * blocks, size, ...) and a short rest, if any.
-
-    Mirrored, block t is the one that lies as far from the right end as block t
-    otherwise lies from the left end.
-    """
-    rest = x.shape[1] % size
-    short, full = (
-        (x[:, :rest], x[:, rest:])
-        if mirrored
-        else (x[:, x.shape[1] - rest :], x[:, : x.shape[1] - rest])
-    )
-    blocks = full.unflatten(1, (full.shape[1] // size, size))
-    if mirrored:
-        blocks = blocks.flip(1)
-    return [part for part in (blocks.flatten(0, 1), short) if part.shape[1]]
-
-
-def _join(parts: tuple[Tensor, ...], batch: int) -> Tensor:
-    """Undo `_stack`: the blocks of each sequence side by side."""
-    rows = [part.unflatten(0, (batch, -1)).flatten(1, 2) for part in parts]
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)

@@ -127,21 +127,13 @@ class TwoStrandPass:
         length, size = a.shape[1], self.config.block_size or a.shape[1]
         if length <= size:
             return self.model.fuse(a, b, mask)
-        whole = length - length % size
-        sizes = [whole, length - whole]
-        (blocks_a, rest_a), (blocks_b, rest_b) = (x.split(sizes, 1) for x in (a, b))
-        blocks_mask, rest_mask = (None, None) if mask is None else mask.split(sizes, 1)
-        fused = self.model.fuse(
-            blocks_a.reshape(-1, size, a.shape[-1]),
-            blocks_b.reshape(-1, size, b.shape[-1]),
-            None if blocks_mask is None else blocks_mask.reshape(-1, size),
-        )
-        fused = FusedBlock(*(x.view(a.shape[0], whole, -1) for x in fused))
-        if whole == length:
-            return fused
-        rest = self.model.fuse(rest_a, rest_b, rest_mask)
+        parts_a, parts_b = cut_blocks(a, size), cut_blocks(b, size)
+        masks = [None] * len(parts_a) if mask is None else cut_blocks(mask, size)
+        fused = [
+            self.model.fuse(*part) for part in zip(parts_a, parts_b, masks, strict=True)
+        ]
         return FusedBlock(
-            *(torch.cat(pair, 1) for pair in zip(fused, rest, strict=True))
+            *(join_blocks(parts, a.shape[0]) for parts in zip(*fused, strict=True))
         )
 
     def _mask(self, run: Run) -> Tensor | None:
@@ -239,3 +231,27 @@ def _flip(x: Tensor) -> Tensor:
 
 def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def cut_blocks(x: Tensor, size: int, *, mirrored: bool = False) -> list[Tensor]:
+    """Cut (B, L, ...) into blocks: (B * blocks, size, ...) and a short rest, if any.
+
+    Mirrored, block t is the one that lies as far from the right end as block t
+    otherwise lies from the left end.
+    """
+    rest = x.shape[1] % size
+    short, full = (
+        (x[:, :rest], x[:, rest:])
+        if mirrored
+        else (x[:, x.shape[1] - rest :], x[:, : x.shape[1] - rest])
+    )
+    blocks = full.unflatten(1, (full.shape[1] // size, size))
+    if mirrored:
+        blocks = blocks.flip(1)
+    return [part for part in (blocks.flatten(0, 1), short) if part.shape[1]]
+
+
+def join_blocks(parts: Sequence[Tensor], batch: int) -> Tensor:
+    """Undo `cut_blocks`: the blocks of each sequence side by side."""
+    rows = [part.unflatten(0, (batch, -1)).flatten(1, 2) for part in parts]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from crossdna.ops.delta_rule.reference import normalise
 from crossdna.ops.dispatch import probe
@@ -120,8 +121,8 @@ def _untrainable() -> str | None:
     import triton
 
     hopper = torch.cuda.get_device_capability()[0] == 9
-    version = tuple(int(part) for part in triton.__version__.split(".")[:3])
-    if hopper and (3, 4) <= version < (3, 7, 1):
+    version = TorchVersion(triton.__version__)
+    if hopper and "3.4" <= version < "3.7.1":
         return f"no gradients with Triton {triton.__version__} on Hopper GPUs"
     return None
 

@@ -28,6 +28,8 @@ MOST = {2: 128, 4: 64}
 # Programs that keep a GPU busy: a state is split by columns where there are fewer.
 PROGRAMS = 256
 DTYPES = {torch.float32, torch.float16, torch.bfloat16}
+SOLVE = RUN = {"num_warps": 4, "num_stages": 2}
+GRADIENTS = {"num_warps": 8, "num_stages": 1}
 
 
 def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,11 +58,12 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
     from crossdna.ops.delta_rule import kernels
 
     q, k, v, p, g, beta, start = (x.contiguous() for x in (q, k, v, p, g, beta, start))
-    sizes = _Sizes(k, v)
+    sizes = Sizes(k, v)
     output, end, inverse, states, written = _empty(q, v, start, keep)
-    with _on(k):
+    # Triton launches on the current device.
+    with torch.cuda.device_of(k):
         kernels.solve[sizes.sequences, sizes.chunks](
-            k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, num_warps=4
+            k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, **SOLVE
         )
         kernels.run[sizes.sequences, sizes.columns](
             *(q, k, v, p, g, beta, inverse, start, output, end, states, written),
@@ -68,8 +71,7 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
             *sizes.lengths,
             **sizes.run,
             KEEP=keep,
-            num_warps=4,
-            num_stages=2,
+            **RUN,
         )
     return output, end, inverse, states, written
 
@@ -124,28 +126,27 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
 
     d_output, d_end = d_output.to(q.dtype).contiguous(), d_end.float().contiguous()
     q, k, v, p, g, beta = (x.contiguous() for x in (q, k, v, p, g, beta))
-    sizes = _Sizes(k, v)
+    sizes = Sizes(k, v)
     d_start, d_states, d_solved = (
         torch.empty_like(x) for x in (d_end, states, written)
     )
     dq, dk, dv, dp, dg, dbeta = (torch.empty_like(x) for x in (q, k, v, p, g, beta))
-    with _on(k):
+    # Triton launches on the current device.
+    with torch.cuda.device_of(k):
         kernels.run_backward[sizes.sequences, sizes.columns](
             *(q, k, p, g, beta, inverse, d_output, d_end, d_start, d_states, d_solved),
             scale,
             *sizes.lengths,
             **sizes.run,
-            num_warps=4,
-            num_stages=2,
+            **RUN,
         )
         kernels.gradients[sizes.sequences, sizes.chunks](
             *(q, k, v, p, g, beta, written, states, d_output, d_states, d_solved),
             *(dq, dk, dv, dp, dg, dbeta),
             scale,
             *sizes.lengths,
-            **(sizes.run | {"VALUES": sizes.values}),
-            num_warps=8,
-            num_stages=1,
+            **sizes.gradients,
+            **GRADIENTS,
         )
     return dq, dk, dv, dp, dg, dbeta, d_start
 
@@ -184,7 +185,7 @@ def _differentiate(ctx: Any, d_output: Tensor, d_end: Tensor, *_: Any) -> Any:
 _chunks.register_autograd(_differentiate, setup_context=_setup)
 
 
-class _Sizes:
+class Sizes:
     """What the kernels are told of operands k (batch, length, heads, keys) and v.
 
     Sequences and heads are the first axis of a grid, the only one that may be longer
@@ -199,23 +200,18 @@ class _Sizes:
         # Three products of rounded halves are as good as float32, and far faster.
         precision = "tf32x3" if k.dtype == torch.float32 else "tf32"
         shared = {"CHUNK": CHUNK, "KEYS": _block(keys), "PRECISION": precision}
-        self.values = _block(v.shape[-1])
-        columns = self.values
-        while columns > 16 and self.sequences * self.values // columns < PROGRAMS:
+        values = columns = _block(v.shape[-1])
+        while columns > 16 and self.sequences * values // columns < PROGRAMS:
             columns //= 2
         self.columns = -(-v.shape[-1] // columns)
         self.solve: dict[str, Any] = shared
         self.run: dict[str, Any] = shared | {"VALUES": columns}
+        self.gradients: dict[str, Any] = shared | {"VALUES": values}
 
 
 def _block(width: int) -> int:
     """The power of two that holds it; products want 16."""
     return max(16, 1 << (width - 1).bit_length())
-
-
-def _on(x: Tensor) -> Any:
-    """Launch on the operands' device, whichever is the current one."""
-    return torch.cuda.device(x.device) if x.is_cuda else torch.device(x.device)
 
 
 def reject(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> str | None:
@@ -253,6 +249,7 @@ def _miscomputed(
     with (
         _disable_current_modes(),
         torch.inference_mode(False),
+        torch.autocast(device, enabled=False),
         torch.set_grad_enabled(training),
     ):
         found, expected = (

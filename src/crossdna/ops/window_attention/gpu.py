@@ -11,7 +11,7 @@ from torch import Tensor
 from crossdna.ops import fusion
 from crossdna.ops.fusion import fused
 from crossdna.ops.window_attention import reference
-from crossdna.ops.window_attention.torch import joined
+from crossdna.ops.window_attention.torch import joined, turned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def window_attention(
 
     k, v = joined(k, v, past_keys, past_values)
     cosines, sines = rotary_table(k, k.shape[1], rope_theta)
-    q, k = fused(rotated)(q, k, cosines, sines)
+    q, k = fused(turned)(q, k, cosines, sines)
     return attend(fused(flex_attention), q, k, v, visible, window)
 
 
@@ -57,17 +57,6 @@ def _(x: Tensor, length: int, theta: float) -> tuple[Tensor, Tensor]:
     shape = (length, x.shape[-1] // 2)
     return x.new_empty(shape, dtype=torch.float32), x.new_empty(
         shape, dtype=torch.float32
-    )
-
-
-def rotated(
-    q: Tensor, k: Tensor, cosines: Tensor, sines: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Turn the queries, which are the last, and the keys."""
-    past = k.shape[1] - q.shape[1]
-    return (
-        reference.rotate(q, cosines[past:], sines[past:]),
-        reference.rotate(k, cosines, sines),
     )
 
 

@@ -105,9 +105,14 @@ def joined(
 def rotated(q: Tensor, k: Tensor, rope_theta: float) -> tuple[Tensor, Tensor]:
     """Rotate q and k; the positions count from the first key."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    length, total = q.shape[1], k.shape[1]
-    positions = torch.arange(total, device=q.device)
+    positions = torch.arange(k.shape[1], device=q.device)
     cosines, sines = rotary_table(positions, q.shape[-1], rope_theta, dtype)
-    k = rotate(k, cosines, sines)
-    q = rotate(q, cosines[total - length :], sines[total - length :])
-    return q, k
+    return turned(q, k, cosines, sines)
+
+
+def turned(
+    q: Tensor, k: Tensor, cosines: Tensor, sines: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rotate q, which are the last, and k by tables for all positions of k."""
+    past = k.shape[1] - q.shape[1]
+    return rotate(q, cosines[past:], sines[past:]), rotate(k, cosines, sines)
