@@ -16,8 +16,10 @@
 # caches to begin with, cat FOLDER/caches.* of an earlier run.
 #
 # RECIPE names another recipe, RUN another run directory; CORPUS names a folder of FASTA
-# files to be put where the recipe looks, ../shared/data/genomes. WEIGHTS_ONLY=1 leaves
-# the shards out. Needs the package's dependencies (of them rich and pysam may be carried,
+# files to be put where the recipe looks, ../shared/data/genomes. MINUTES ends the run, its
+# learning rate included, that long after its first step; a stretch that reads fewer than
+# LEAST bases a second (100,000) three minutes after its start is given up, so that the
+# time goes to finding out why. WEIGHTS_ONLY=1 leaves the shards out. Needs the package's dependencies (of them rich and pysam may be carried,
 # and polars left out). PYTHON names the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -82,11 +84,25 @@ fi
 # The stretch ends with time to pack: pretrain saves what it has when it is interrupted
 # at its last whole checkpoint, every save_every steps.
 ((train)) || exit 0
-resume=()
-[[ -d $run ]] && resume=(--resume)
+arguments=()
+[[ -d $run ]] && arguments+=(--resume)
+[[ -n ${MINUTES:-} ]] && arguments+=(--set "train.max_minutes=$MINUTES")
+[[ -n ${COMPILE:-} ]] && arguments+=(--set "train.compile=$COMPILE")
+watch_rate() {
+  sleep 180
+  while sleep 10; do
+    rate=$(grep -o '[0-9,]* bases/s' "$logs/train.txt" | tail -n 1 | tr -dc 0-9)
+    ((${rate:-0} < ${LEAST:-100000})) || continue
+    echo "given up: ${rate:-0} bases/s" >> "$logs/train.txt"
+    pkill -INT -f 'crossdna pretrain'
+    return
+  done
+}
+watch_rate > /dev/null 2>&1 &
+watcher=$!
 step train $(($(left) - 45)) "$python" -m crossdna pretrain "$recipe" --output "$run" \
-  "${resume[@]}" --set train.keep=last --set train.save_every=${SAVE_EVERY:-100} \
-  --set train.compile="${COMPILE:-true}" --set train.workers="${WORKERS:-8}"
+  "${arguments[@]}" --set train.save_every=${SAVE_EVERY:-500}
+kill "$watcher" 2>/dev/null
 if [[ -z ${WEIGHTS_ONLY:-} ]]; then
   step pack 40 "$python" benchmarks/shards.py pack "$run" "$out"
 fi

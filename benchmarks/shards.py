@@ -6,9 +6,9 @@
 For machines that give little back. What the run goes on with after `unpack`:
 
 - weights of the model and of its teachers: float32, exact;
-- first and second moments of Adam: bfloat16, each within 1/256 of what it was. The
+- moments of Adam and sums of Muon: bfloat16, each within 1/256 of what it was. The
   next updates differ from the uninterrupted run's by as much, and the difference is
-  forgotten as the moments forget (10 and 1,000 steps);
+  forgotten as the moments forget (10 and 1,000 steps; Muon's 20);
 - step, schedule, clock, log and random states: exact; the samples and their masks
   depend on the seed and the step alone: they are the uninterrupted run's;
 - the best model so far is not kept: the next evaluation finds a new best one.
@@ -33,14 +33,15 @@ LIMIT = 15_900_000
 """Bytes in a shard."""
 SHARDS = 7
 KEPT = ("recipe.toml", "training_log.jsonl")
+MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "sum"))
 BEST = ("best_metric", "best_model_checkpoint", "best_global_step")
 
 
 def rounded_moments(path):
-    """A checkpoint's optimizer.pt with the moments of Adam in bfloat16."""
+    """A checkpoint's optimizer.pt with the moments in bfloat16."""
     state = torch.load(path, weights_only=True, map_location="cpu")
     for slot in state["state"].values():
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in MOMENTS & slot.keys():
             slot[name] = slot[name].bfloat16()
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -51,7 +52,7 @@ def widened_moments(path):
     """Undo `rounded_moments` in place."""
     state = torch.load(path, weights_only=True)
     for slot in state["state"].values():
-        for name in ("exp_avg", "exp_avg_sq"):
+        for name in MOMENTS & slot.keys():
             slot[name] = slot[name].float()
     torch.save(state, path)
 

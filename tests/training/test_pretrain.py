@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,6 +133,17 @@ def test_best_weights_are_kept_on_request(make_recipe, tmp_path):
     facts = json.loads((out / "provenance.json").read_text())
     assert facts["weights_of_step"] == best < 12
     assert_same_weights(out, out / "checkpoints" / f"best-{best}", tolerance=0)
+
+
+def test_without_a_terminal_each_logged_loss_is_a_line(make_recipe, tmp_path, capsys):
+    pretrain(make_recipe(train={"log_every": 2}), tmp_path / "run")
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("step")]
+    number = r"\d+\.\d{4}"
+    assert [line.split(":")[0] for line in lines] == [
+        f"step {step} of 6" for step in (2, 4, 6)
+    ]
+    assert re.fullmatch(rf"step 2 of 6: loss {number}, [\d,]+ bases/s", lines[0])
+    assert ", held-out " in lines[1]
 
 
 def test_masked_objective_alone(make_recipe, tmp_path):

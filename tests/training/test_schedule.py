@@ -21,6 +21,9 @@ def test_clock_counts_steps_or_time_whichever_is_further():
     seconds = [100.0]
     clock = RunClock(10, 60.0, now=lambda: seconds[0])
     assert clock.done(0) == 0
+    seconds[0] += 500
+    assert clock.done(1) == 0.1
+    clock.begin()
     seconds[0] += 30
     assert clock.done(2) == 0.5
     assert clock.done(8) == 0.8
@@ -34,4 +37,9 @@ def test_clock_goes_on_after_a_resumption():
     clock = RunClock(10, 60.0, now=lambda: seconds[0])
     clock.resume(45)
     seconds[0] += 7
+    assert clock.spent == 45
+    clock.begin()
+    seconds[0] += 4
+    clock.begin()
+    seconds[0] += 3
     assert clock.spent == 52

@@ -306,6 +306,7 @@ class Deadline(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop when all is done, by steps or by time."""
+        self.clock.begin()
         if self.clock.done(state.global_step) >= 1:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = args.eval_strategy != "no"

@@ -44,7 +44,8 @@ class TrainSettings:
     """Optimiser steps."""
     max_minutes: float | None = None
     """End the run after this time at the latest, its learning rate included; what a
-    slower machine then makes is another model. For one process."""
+    slower machine then makes is another model. Counts from the end of the first step,
+    whose compiling would else be taken for warm-up. For one process."""
     batch_size: int = 32
     """Windows in an optimiser step, over all processes."""
     micro_batch: int | None = None

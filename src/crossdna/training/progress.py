@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,9 @@ from transformers import TrainerCallback
 
 
 class RichProgress(TrainerCallback):
-    """Steps, loss, bases per second and time left, on stderr if that is a terminal.
+    """Steps, loss, bases per second and time left, on stderr.
+
+    A bar on a terminal; elsewhere a line whenever the run logs its loss.
 
     Parameters
     ----------
@@ -26,7 +29,7 @@ class RichProgress(TrainerCallback):
 
     def __init__(self, bases_per_step: int) -> None:
         self.bases_per_step = bases_per_step
-        console = Console(stderr=True)
+        console = self.console = Console(stderr=True)
         self.progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -40,6 +43,7 @@ class RichProgress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar where the run starts."""
+        self._last = (state.global_step, time.monotonic())
         if state.is_world_process_zero:
             self.progress.start()
             self.task = self.progress.add_task(
@@ -59,10 +63,22 @@ class RichProgress(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
     ) -> None:
-        """Remember the newest losses."""
+        """Remember the newest losses, or print them."""
         for key, name in (("loss", "loss"), ("eval_loss", "held-out")):
             if logs and key in logs:
                 self.notes[key] = f"{name} {logs[key]:.4f}"
+        if logs and "loss" in logs and state.is_world_process_zero:
+            self._print_line(state)
+
+    def _print_line(self, state: Any) -> None:
+        (before, start), now = self._last, time.monotonic()
+        self._last = (state.global_step, now)
+        if self.console.is_terminal:
+            return
+        rate = (state.global_step - before) * self.bases_per_step / (now - start)
+        notes = ", ".join([*self.notes.values(), f"{rate:,.0f} bases/s"])
+        line = f"step {state.global_step} of {state.max_steps}: {notes}"
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Leave the finished bar."""

@@ -36,7 +36,7 @@ class RunClock:
     steps
         Optimiser steps of the whole run.
     seconds
-        Time for the whole run; None: as long as the steps take.
+        Time for the whole run; None: as long as the steps take. It counts from `begin`.
     now
         Gives the time in seconds.
     """
@@ -48,16 +48,20 @@ class RunClock:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.steps, self.seconds, self._now = steps, seconds, now
-        self._earlier, self._start = 0.0, now()
+        self._earlier, self._start = 0.0, math.inf
 
     @property
     def spent(self) -> float:
-        """Seconds since the start, those before the last resumption included."""
-        return self._earlier + self._now() - self._start
+        """Seconds of training, those before the last resumption included."""
+        return self._earlier + max(self._now() - self._start, 0.0)
+
+    def begin(self) -> None:
+        """Count from now on: the first step, which may have compiled, is done."""
+        self._start = min(self._start, self._now())
 
     def resume(self, spent: float) -> None:
-        """Go on as if `spent` seconds had passed."""
-        self._earlier, self._start = spent, self._now()
+        """Go on from `spent` seconds at the next `begin`."""
+        self._earlier, self._start = spent, math.inf
 
     def done(self, step: int) -> float:
         """Share of the run that is done after `step` steps, at most 1."""
