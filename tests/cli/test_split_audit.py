@@ -61,6 +61,21 @@ def test_audit_finds_the_known_leak(shared, capsys):
     assert "16 of 613 test sequences are also in train" in capsys.readouterr().out
 
 
+def test_audit_of_two_files_splits_nothing_off(tmp_path, csv, capsys):
+    report = tmp_path / "a.json"
+    words = ["audit", "--train", str(csv), "--test", str(csv), "--output", str(report)]
+    assert main(words) == 0
+    found = json.loads(report.read_text())
+    assert found["split_by"] == "files"
+    assert [(part["name"], part["rows"]) for part in found["splits"]] == [
+        ("train", 60),
+        ("test", 60),
+    ]
+    (pair,) = found["pairs"]
+    assert pair["identical"] == 60
+    assert "valid" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

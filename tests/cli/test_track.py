@@ -212,3 +212,6 @@ def test_bad_input(tiny_checkpoint, genome, tmp_path, capsys):
         assert main(words) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert main(command(tiny_checkpoint(), genome, tmp_path / "t.bw")) == 2
+    assert "t.bw looks like a file" in capsys.readouterr().err
+    assert not (tmp_path / "t.bw").exists()

@@ -8,7 +8,13 @@ from transformers import CONFIG_MAPPING
 
 from crossdna.cli import main
 from crossdna.errors import CrossDNAError
-from crossdna.models.zoo import NATIVE_TYPES, card, cards, describe_directory
+from crossdna.models.zoo import (
+    NATIVE_TYPES,
+    card,
+    cards,
+    cards_with,
+    describe_directory,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -42,6 +48,16 @@ def test_cards_are_found_by_whole_names_only():
     assert card("LongSafari/hyenadna-large-1m-seqlen-hf").context == 1_000_000
     with pytest.raises(CrossDNAError, match=r"did you mean .*hyenadna-large-1m"):
         card("hyenadna-large-1m")
+
+
+def test_parts_of_names_find_every_card_that_has_them():
+    found = {card.name for card in cards_with("dnabert2")}
+    assert found == {"zhihan1996/DNABERT-2-117M"}
+    assert len(cards_with("DNA_bert")) > 4
+    assert {card.model_type for card in cards_with("caduceus")} == {"caduceus"}
+    assert not cards_with("-")
+    with pytest.raises(CrossDNAError, match=r"did you mean zhihan1996/DNA_bert_3 or"):
+        card("dnabert")
 
 
 @pytest.mark.parametrize(

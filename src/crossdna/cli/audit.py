@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; exit status 0 whatever it says."""
     import json
+    from dataclasses import replace
 
     from crossdna.analysis.supervised.audit import audit_splits, format_audit
     from crossdna.cli.labelled_options import input_options
@@ -40,13 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.files import atomic_open
 
     options = input_options(arguments)
+    if bool(arguments.valid) != bool(arguments.test):
+        # The files are compared as they are; nothing is split off.
+        options = replace(options, shares=(1.0, 0.0, 0.0))
     sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
     corpus = None
     if arguments.corpus:
         genome = Genome.open(arguments.corpus)
         corpus = (genome.fetch(name, 0, size) for name, size in genome.contigs.items())
     audit = audit_splits(
-        sets.named(),
+        {name: data for name, data in sets.named().items() if len(data)},
         threshold=options.similarity,
         method=arguments.relatives,
         corpus=corpus,

@@ -119,7 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         _plot(arguments, found)
     count, channels = found.shape
     found.store.remove()
-    print(f"written: {output}: {count} vectors of {channels} channels")
+    picture = f"; {arguments.plot}: their picture" if arguments.plot else ""
+    print(f"written: {output}: {count} vectors of {channels} channels{picture}")
     return 0
 
 

@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        help="a known checkpoint, or a directory: what can run it (default: list all)",
+        help="a known checkpoint or a part of such names, or a directory: what can run "
+        "it (default: list all)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -23,14 +24,17 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from crossdna.models.zoo import card, cards, describe_directory
+    from crossdna.models.zoo import card, cards, cards_with, describe_directory
 
-    if arguments.name is None:
+    name = arguments.name
+    if name is None:
         found: Any = [each._asdict() for each in cards()]
-    elif Path(arguments.name).is_dir():
-        found = describe_directory(arguments.name)._asdict()
+    elif Path(name).is_dir():
+        found = describe_directory(name)._asdict()
+    elif any(each.name == name for each in cards()) or not cards_with(name):
+        found = card(name)._asdict()
     else:
-        found = card(arguments.name)._asdict()
+        found = [each._asdict() for each in cards_with(name)]
     if arguments.json:
         print(json.dumps(found, indent=2))
     elif isinstance(found, list):

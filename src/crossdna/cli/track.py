@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from crossdna.data.regions import Region
     from crossdna.data.tracks import PeakFinder
 
+FORMATS = ("bw", "bedGraph", "bedGraph.gz")
+FILE_SUFFIXES = {".bw", ".bigwig", ".bigWig", ".bedGraph", ".bedgraph", ".bed", ".gz"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
@@ -46,7 +49,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--format",
-        choices=["bw", "bedGraph", "bedGraph.gz"],
+        choices=FORMATS,
         default="bw",
         help="(%(default)s)",
     )
@@ -138,7 +141,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
+    from crossdna.errors import CrossDNAError
 
+    if arguments.output.suffix in FILE_SUFFIXES:
+        raise CrossDNAError(
+            f"--output {arguments.output} looks like a file, but several tracks are "
+            "written: give a directory, and the kind of files with --format"
+        )
     genome = Genome.open(arguments.genome)
     regions = _regions(arguments, genome)
     settings = TrackSettings(

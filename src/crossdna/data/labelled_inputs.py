@@ -158,6 +158,10 @@ def _complete(
         share if name == "train" or name not in given else 0.0
         for name, share in zip(splits.SPLITS, options.shares, strict=True)
     ]
+    if not any(shares[1:]):
+        nothing = data.take(np.empty(0, np.int64))
+        rest = {"valid": nothing, "test": nothing} | given
+        return Sets(data.task, data, rest["valid"], rest["test"], "files")
     result = splits.split_labelled(
         data,
         shares=shares,

@@ -70,7 +70,8 @@ class TaskCard:
         if not path.is_file():
             raise CrossDNAError(
                 f"{folder}: no {CARD_NAME}, so this is no model that crossdna finetune "
-                "made"
+                "made; it predicts bases, and becomes a classifier or regressor with "
+                f"crossdna finetune --model {folder} --train LABELLED --output DIR"
             )
         try:
             table: dict[str, Any] = json.loads(path.read_text())

@@ -164,9 +164,27 @@ def card(name: str) -> Card:
     known = {card.name: card for card in cards()}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    plain = {_plain(one): one for one in known}
+    near = [found.name for found in cards_with(name)[:3]] or [
+        plain[one]
+        for one in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.4)
+    ]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise CrossDNAError(f"no card for {name!r} and no such directory{hint}")
+
+
+def cards_with(part: str) -> tuple[Card, ...]:
+    """Cards whose name or kind of model has `part` in it, whatever case and dashes."""
+    wanted = _plain(part)
+    return tuple(
+        card
+        for card in cards()
+        if wanted and (wanted in _plain(card.name) or wanted == _plain(card.model_type))
+    )
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def describe_directory(directory: str | Path) -> LocalCheckpoint:
