@@ -20,66 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--number", type=int, default=10, help="sequences (%(default)s)"
     )
-    parser.add_argument("--length", type=int, help="bases of each")
-    parser.add_argument(
-        "--prompt", default="", metavar="BASES", help="what every sequence begins with"
-    )
-    parser.add_argument(
-        "--template",
-        metavar="BASES",
-        help="instead of --length and --prompt: IUPAC letters, N where the model is "
-        "free, or a FASTA file with one such sequence",
-    )
-    parser.add_argument(
-        "--gc",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="share of G and C, such as 0.4 0.6",
-    )
-    parser.add_argument(
-        "--contain",
-        nargs="+",
-        default=[],
-        metavar="MOTIF",
-        help="IUPAC motifs that every sequence has, on either strand",
-    )
-    parser.add_argument(
-        "--avoid",
-        nargs="+",
-        default=[],
-        metavar="MOTIF",
-        help="IUPAC motifs that no sequence has, on either strand",
-    )
-    parser.add_argument("--temperature", type=float, default=1.0, help="(%(default)s)")
-    parser.add_argument(
-        "--top-k", type=int, default=0, help="only the most probable choices (0: all)"
-    )
-    parser.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        help="only the most probable choices that have this probability together",
-    )
-    parser.add_argument(
-        "--strand",
-        choices=("+", "-", "both"),
-        default="both",
-        help="what the model reads; both: a masked model averages, a causal one takes "
-        "them in turn (%(default)s)",
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=64,
-        help="masked models: so many times asked until all is filled (%(default)s)",
-    )
-    parser.add_argument(
-        "--sweeps",
-        type=int,
-        default=0,
-        help="masked models: draw every base again so many times (%(default)s)",
-    )
+    _add_constraints(parser.add_argument_group("what sequences must be like"))
+    _add_sampling(parser.add_argument_group("how the model is asked"))
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument(
         "--batch-size", type=int, default=16, help="sequences at a time (%(default)s)"
@@ -91,6 +33,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
     add_trust_option(parser)
+
+
+def _add_constraints(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--length", type=int, help="bases of each")
+    group.add_argument(
+        "--prompt", default="", metavar="BASES", help="what every sequence begins with"
+    )
+    group.add_argument(
+        "--template",
+        metavar="BASES",
+        help="instead of --length and --prompt: IUPAC letters, N where the model is "
+        "free, or a FASTA file with one such sequence",
+    )
+    group.add_argument(
+        "--gc",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="share of G and C, such as 0.4 0.6",
+    )
+    group.add_argument(
+        "--contain",
+        nargs="+",
+        default=[],
+        metavar="MOTIF",
+        help="IUPAC motifs that every sequence has, on either strand",
+    )
+    group.add_argument(
+        "--avoid",
+        nargs="+",
+        default=[],
+        metavar="MOTIF",
+        help="IUPAC motifs that no sequence has, on either strand",
+    )
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--temperature", type=float, default=1.0, help="(%(default)s)")
+    group.add_argument(
+        "--top-k", type=int, default=0, help="only the most probable choices (0: all)"
+    )
+    group.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="only the most probable choices that have this probability together",
+    )
+    group.add_argument(
+        "--strand",
+        choices=("+", "-", "both"),
+        default="both",
+        help="what the model reads; both: a masked model averages, a causal one takes "
+        "them in turn (%(default)s)",
+    )
+    group.add_argument(
+        "--rounds",
+        type=int,
+        default=64,
+        help="masked models: so many times asked until all is filled (%(default)s)",
+    )
+    group.add_argument(
+        "--sweeps",
+        type=int,
+        default=0,
+        help="masked models: draw every base again so many times (%(default)s)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
