@@ -42,6 +42,32 @@ def test_columns_of_a_state_are_independent(
     assert_same(run, exact, inputs, tolerance=1e-4)
 
 
+@pytest.mark.parametrize("length", [256, 330])
+def test_segments_side_by_side_equal_the_reference(
+    length, interpreter, assert_same, monkeypatch
+):
+    monkeypatch.setattr(kernels, "SEGMENT", 1)
+    monkeypatch.setattr(kernels, "PIECES", 2)
+    taken = []
+    in_segments = kernels.Rule.run_in_segments
+    monkeypatch.setattr(
+        kernels.Rule,
+        "run_in_segments",
+        lambda rule, *a: taken.append(a[1]) or in_segments(rule, *a),
+    )
+    inputs = make(2, length, 2, 16, 24, dtype=torch.float32)
+    assert_same(run, exact, inputs, tolerance=3e-4)
+    assert set(taken) == {length // kernels.CHUNK}
+
+
+def test_only_few_long_sequences_are_cut():
+    assert kernels.segments(8, 15_625) == 32
+    assert kernels.segments(8, 64 * 8) == 8
+    assert kernels.segments(8, 64 * 8 - 1) == 1
+    assert kernels.segments(64, 15_625) == 1
+    assert kernels.segments(1024, 16) == 1
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", kernels.DTYPES)
 def test_the_check_before_the_first_call_passes(dtype, training, interpreter):
@@ -87,8 +113,11 @@ def test_the_check_runs_while_a_larger_graph_is_traced(interpreter, monkeypatch)
     assert asked == [(torch.float32, 16, 16, True)]
 
 
-def test_bfloat16_errs_by_its_rounding(interpreter):
-    operands = make(1, 130, 2, 64, 64, dtype=torch.float32)
+@pytest.mark.parametrize("pieces", [1000, 4])
+def test_bfloat16_errs_by_its_rounding(pieces, interpreter, monkeypatch):
+    monkeypatch.setattr(kernels, "SEGMENT", 2)
+    monkeypatch.setattr(kernels, "PIECES", pieces)
+    operands = make(1, 600, 2, 64, 64, dtype=torch.float32)
     operands[:3] = [x.bfloat16() for x in operands[:3]]
     output, state = run(*operands)
     expected, expected_state = exact(*operands)
@@ -100,8 +129,12 @@ def test_bfloat16_errs_by_its_rounding(interpreter):
 
 def test_the_operators_are_what_torch_wants_of_them(interpreter):
     given = fla.comba_arguments(*make(1, 70, 2, 16, 16), torch.float32)
-    tensors = [x.detach().requires_grad_() for x in (*given[:6], given.initial_state)]
-    arguments = (*tensors, given.scale, True)
+    *operands, start = (
+        x.detach().requires_grad_() for x in (*given[:6], given.initial_state)
+    )
+    of = [operands[i].detach() for i in (1, 3, 4, 5)]
+    opcheck(kernels._inverses, of, test_utils=("test_schema", "test_faketensor"))
+    arguments = (*operands, kernels._inverses(*of), start, given.scale, True)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     opcheck(kernels._chunks, arguments, test_utils=tests)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,19 @@ from crossdna.ops.delta_rule.fla import comba_arguments, kernel_dtype, trains
 from crossdna.ops.dispatch import probe
 from crossdna.ops.fusion import fused
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 logger = logging.getLogger(__name__)
 
 CHUNK = 64
 MOST = {2: 128, 4: 64}
 """Keys or values a head that shared memory holds, by the bytes of a number."""
-# Programs that keep a GPU busy: a state is split by columns where there are fewer.
+# Programs that keep a GPU busy: a state is split by columns where there are fewer, and
+# sequences into segments of at least so many chunks where there are far fewer.
 PROGRAMS = 256
+SEGMENT = 64
+PIECES = 8
 DTYPES = {torch.float32, torch.float16, torch.bfloat16}
 SOLVE = RUN = {"num_warps": 4, "num_stages": 2}
 GRADIENTS = {"num_warps": 8, "num_stages": 1}
@@ -38,8 +44,109 @@ def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
     with torch.autocast(operands[2].device.type, enabled=False):
         # As one kernel: a dozen would move several times its bytes.
         given = fused(comba_arguments)(*operands, dtype)
-        keep = trains(operands)
-        return _chunks(*given[:6], given.initial_state, given.scale, keep)[:2]
+        rule = Rule(given[:6], given.scale, trains(operands))
+        batch, length, heads = given.k.shape[:3]
+        count = segments(batch * heads, length // CHUNK)
+        if count == 1:
+            return rule.run(given.initial_state)
+        return rule.run_in_segments(given.initial_state, count)
+
+
+def segments(sequences: int, chunks: int) -> int:
+    """Say into how many pieces to cut sequences, side by side on the GPU; 1: none.
+
+    A state passes from chunk to chunk: a few long sequences keep few programs busy. In
+    pieces they are read three times, which as many programs do in less than a third of
+    the time.
+    """
+    count = min(PROGRAMS // sequences, chunks // SEGMENT)
+    return count if count >= PIECES else 1
+
+
+class Rule:
+    """Prepared operands (batch, length, heads, ...) and their chunks' inverses."""
+
+    def __init__(
+        self,
+        operands: Sequence[Tensor],
+        scale: float,
+        keep: bool,
+        inverse: Tensor | None = None,
+    ) -> None:
+        self.operands, self.scale, self.keep = operands, scale, keep
+        if inverse is None:
+            # The backward pass of `_chunks` differentiates the inverses too.
+            _, k, _, p, g, beta = (x.detach() for x in operands)
+            inverse = _inverses(k, p, g, beta)
+        self.inverse = inverse
+
+    def run(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Give output (batch, length, heads, values) and the state at the end."""
+        found = _chunks(*self.operands, self.inverse, start, self.scale, self.keep)
+        return found[0], found[1]
+
+    def run_in_segments(self, start: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Do the same, with `count` pieces of each sequence read at once.
+
+        A piece makes of a state S the state M S + N. N is where a state of zeros ends;
+        M is where the identity ends while nothing is written.
+        """
+        batch, length, heads, keys = self.operands[1].shape
+        size = length // CHUNK // count * CHUNK
+        pieces = self._changed(
+            lambda x: x[:, : count * size].reshape(batch * count, size, *x.shape[2:])
+        )
+        shape = (batch * count, heads, keys)
+        identity = torch.eye(keys, device=start.device).expand(*shape, keys)
+        empty = pieces._writing_nothing()
+        transition = empty.run(identity)[1].unflatten(0, (batch, count))
+        nothing = start.new_zeros(*shape, start.shape[-1])
+        written = pieces.run(nothing)[1].unflatten(0, (batch, count))
+        states = [start]
+        for i in range(count - 1):
+            states.append(transition[:, i] @ states[-1] + written[:, i])
+        output, ends = pieces.run(torch.stack(states, 1).flatten(0, 1))
+        output = output.reshape(batch, count * size, *output.shape[2:])
+        end = ends.unflatten(0, (batch, count))[:, -1]
+        if count * size == length:
+            return output, end
+        rest, end = self._changed(lambda x: x[:, count * size :]).run(end)
+        return torch.cat([output, rest], 1), end
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Rule:
+        operands = [change(x) for x in self.operands]
+        return Rule(operands, self.scale, self.keep, change(self.inverse))
+
+    def _writing_nothing(self) -> Rule:
+        q, k, v, *others = self.operands
+        nothing = v.new_zeros(k.shape)
+        operands = (q, k, nothing, *others)
+        return Rule(operands, self.scale, self.keep, self.inverse)
+
+
+@torch.library.custom_op("crossdna::delta_rule_inverses", mutates_args=())
+def _inverses(k: Tensor, p: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """Give each chunk's triangular inverse, (batch, length, heads, CHUNK)."""
+    from crossdna.ops.delta_rule import kernels
+
+    k, p, g, beta = (x.contiguous() for x in (k, p, g, beta))
+    inverse = _empty_inverses(k)
+    sizes = Sizes(k, k)
+    # Triton launches on the current device.
+    with torch.cuda.device_of(k):
+        kernels.solve[sizes.sequences, sizes.chunks](
+            k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, **SOLVE
+        )
+    return inverse
+
+
+@_inverses.register_fake
+def _(k: Tensor, p: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    return _empty_inverses(k)
+
+
+def _empty_inverses(k: Tensor) -> Tensor:
+    return k.new_empty((*k.shape[:3], CHUNK))
 
 
 @torch.library.custom_op("crossdna::delta_rule_chunks", mutates_args=())
@@ -50,21 +157,21 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
     p: Tensor,
     g: Tensor,
     beta: Tensor,
+    inverse: Tensor,
     start: Tensor,
     scale: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give output, end, and for the backward pass inverses, states and u."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give output, end, and for the backward pass states and u."""
     from crossdna.ops.delta_rule import kernels
 
-    q, k, v, p, g, beta, start = (x.contiguous() for x in (q, k, v, p, g, beta, start))
+    q, k, v, p, g, beta, inverse, start = (
+        x.contiguous() for x in (q, k, v, p, g, beta, inverse, start)
+    )
     sizes = Sizes(k, v)
-    output, end, inverse, states, written = _empty(q, v, start, keep)
+    output, end, states, written = _empty(q, v, start, keep)
     # Triton launches on the current device.
     with torch.cuda.device_of(k):
-        kernels.solve[sizes.sequences, sizes.chunks](
-            k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, **SOLVE
-        )
         kernels.run[sizes.sequences, sizes.columns](
             *(q, k, v, p, g, beta, inverse, start, output, end, states, written),
             scale,
@@ -73,7 +180,7 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
             KEEP=keep,
             **RUN,
         )
-    return output, end, inverse, states, written
+    return output, end, states, written
 
 
 @_chunks.register_fake
@@ -84,23 +191,23 @@ def _(  # noqa: PLR0913 - the operator has these operands
     p: Tensor,
     g: Tensor,
     beta: Tensor,
+    inverse: Tensor,
     start: Tensor,
     scale: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty(q, v, start, keep)
 
 
 def _empty(
     q: Tensor, v: Tensor, start: Tensor, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, length, heads, values = v.shape
     chunks = -(-length // CHUNK)
     states = (batch, heads, chunks, q.shape[-1], values) if keep else (0,)
     return (
         v.new_empty(v.shape),
         start.new_empty(start.shape),
-        q.new_empty((batch, length, heads, CHUNK)),
         q.new_empty(states),
         v.new_empty(v.shape if keep else (0,)),
     )
@@ -125,7 +232,9 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     from crossdna.ops.delta_rule import kernels
 
     d_output, d_end = d_output.to(q.dtype).contiguous(), d_end.float().contiguous()
-    q, k, v, p, g, beta = (x.contiguous() for x in (q, k, v, p, g, beta))
+    q, k, v, p, g, beta, inverse = (
+        x.contiguous() for x in (q, k, v, p, g, beta, inverse)
+    )
     sizes = Sizes(k, v)
     d_start, d_states, d_solved = (
         torch.empty_like(x) for x in (d_end, states, written)
@@ -178,8 +287,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 
 def _differentiate(ctx: Any, d_output: Tensor, d_end: Tensor, *_: Any) -> Any:
-    found = _backward(d_output, d_end, *ctx.saved_tensors, ctx.scale)
-    return (*found, None, None)
+    *found, d_start = _backward(d_output, d_end, *ctx.saved_tensors, ctx.scale)
+    return (*found, None, d_start, None, None)
 
 
 _chunks.register_autograd(_differentiate, setup_context=_setup)
