@@ -213,6 +213,7 @@ def summary(options):
                 "train_rows": options.train_rows,
                 "test_rows": cells[0].rows,
                 "seeds": seeds,
+                "epochs": options.epochs if options.kind == "finetune" else None,
                 # Those that probes read, by seed; empty for anything else.
                 "layers": layers,
                 **values,

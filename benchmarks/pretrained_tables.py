@@ -111,6 +111,8 @@ def downstream_table(name):
         rows = [row for row in result["rows"] if row["kind"] == kind]
         if not rows:
             continue
+        if epochs := rows[0].get("epochs"):
+            title += f" for {epochs} epochs"
         better = sum(row["gain"]["low"] > 0 for row in rows)
         above = sum(row["gain"]["estimate"] > 0 for row in rows)
         lines += [
