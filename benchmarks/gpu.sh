@@ -18,9 +18,10 @@
 # RECIPE names another recipe, RUN another run directory; CORPUS names a folder of FASTA
 # files to be put where the recipe looks, ../shared/data/genomes. MINUTES ends the run, its
 # learning rate included, that long after its first step; a stretch that reads fewer than
-# LEAST bases a second (100,000) three minutes after its start is given up, so that the
-# time goes to finding out why. WEIGHTS_ONLY=1 leaves the shards out. Needs the package's dependencies (of them rich and pysam may be carried,
-# and polars left out). PYTHON names the interpreter.
+# LEAST bases a second (100,000; compiling not counted) four minutes after its start is
+# given up, so that the time goes to finding out why. WEIGHTS_ONLY=1 leaves the shards
+# out. Needs the package's dependencies (of them rich and pysam may be carried, and
+# polars left out). PYTHON names the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 began=$SECONDS
@@ -89,7 +90,7 @@ arguments=()
 [[ -n ${MINUTES:-} ]] && arguments+=(--set "train.max_minutes=$MINUTES")
 [[ -n ${COMPILE:-} ]] && arguments+=(--set "train.compile=$COMPILE")
 watch_rate() {
-  sleep 180
+  sleep 240
   while sleep 10; do
     rate=$(grep -o '[0-9,]* bases/s' "$logs/train.txt" | tail -n 1 | tr -dc 0-9)
     ((${rate:-0} < ${LEAST:-100000})) || continue

@@ -37,24 +37,20 @@ MOMENTS = frozenset(("exp_avg", "exp_avg_sq", "sum"))
 BEST = ("best_metric", "best_model_checkpoint", "best_global_step")
 
 
-def rounded_moments(path):
-    """A checkpoint's optimizer.pt with the moments in bfloat16."""
+def with_moments(path, dtype):
+    """The state in a checkpoint's optimizer.pt, its moments in `dtype`."""
     state = torch.load(path, weights_only=True, map_location="cpu")
     for slot in state["state"].values():
         for name in MOMENTS & slot.keys():
-            slot[name] = slot[name].bfloat16()
+            slot[name] = slot[name].to(dtype)
+    return state
+
+
+def rounded_moments(path):
+    """A checkpoint's optimizer.pt with the moments in bfloat16."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(with_moments(path, torch.bfloat16), buffer)
     return buffer.getvalue()
-
-
-def widened_moments(path):
-    """Undo `rounded_moments` in place."""
-    state = torch.load(path, weights_only=True)
-    for slot in state["state"].values():
-        for name in MOMENTS & slot.keys():
-            slot[name] = slot[name].float()
-    torch.save(state, path)
 
 
 def without_best(path):
@@ -106,7 +102,8 @@ def unpack(folder, run):
         with tarfile.open(fileobj=data) as archive:
             archive.extractall(partial, filter="data")
         (newest,) = complete_checkpoints(partial / "checkpoints")
-        widened_moments(newest / "optimizer.pt")
+        moments = newest / "optimizer.pt"
+        torch.save(with_moments(moments, torch.float32), moments)
     target = checkpoint_path(run / "checkpoints", int(newest.name.rpartition("-")[2]))
     target.parent.mkdir(exist_ok=True)
     (run / "unpacked" / "checkpoints" / newest.name).rename(target)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print all cards in short, one in full, or what a directory holds."""
+    """Print all cards or some in short, one in full, or what a directory holds."""
     import json
     from pathlib import Path
 
@@ -31,10 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
         found: Any = [each._asdict() for each in cards()]
     elif Path(name).is_dir():
         found = describe_directory(name)._asdict()
-    elif any(each.name == name for each in cards()) or not cards_with(name):
-        found = card(name)._asdict()
+    elif (several := cards_with(name)) and all(each.name != name for each in several):
+        found = [each._asdict() for each in several]
     else:
-        found = [each._asdict() for each in cards_with(name)]
+        found = card(name)._asdict()
     if arguments.json:
         print(json.dumps(found, indent=2))
     elif isinstance(found, list):

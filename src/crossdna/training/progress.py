@@ -43,7 +43,8 @@ class RichProgress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar where the run starts."""
-        self._last = (state.global_step, time.monotonic())
+        # Steps done and the time then; the first step may compile, and is not counted.
+        self._last: tuple[int, float] | None = None
         if state.is_world_process_zero:
             self.progress.start()
             self.task = self.progress.add_task(
@@ -52,6 +53,8 @@ class RichProgress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar."""
+        if self._last is None:
+            self._last = (state.global_step, time.monotonic())
         if state.is_world_process_zero:
             task = self.progress.tasks[self.task]
             rate = (task.speed or 0) * self.bases_per_step
@@ -71,13 +74,14 @@ class RichProgress(TrainerCallback):
             self._print_line(state)
 
     def _print_line(self, state: Any) -> None:
+        if self.console.is_terminal or self._last is None:
+            return
         (before, start), now = self._last, time.monotonic()
         self._last = (state.global_step, now)
-        if self.console.is_terminal:
-            return
-        rate = (state.global_step - before) * self.bases_per_step / (now - start)
-        notes = ", ".join([*self.notes.values(), f"{rate:,.0f} bases/s"])
-        line = f"step {state.global_step} of {state.max_steps}: {notes}"
+        notes = [*self.notes.values()]
+        if steps := state.global_step - before:
+            notes.append(f"{steps * self.bases_per_step / (now - start):,.0f} bases/s")
+        line = f"step {state.global_step} of {state.max_steps}: {', '.join(notes)}"
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

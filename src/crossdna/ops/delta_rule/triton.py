@@ -97,9 +97,11 @@ class Rule:
             lambda x: x[:, : count * size].reshape(batch * count, size, *x.shape[2:])
         )
         shape = (batch * count, heads, keys)
-        identity = torch.eye(keys, device=start.device).expand(*shape, keys)
+        identity = torch.eye(keys, dtype=start.dtype, device=start.device)
         empty = pieces._writing_nothing()
-        transition = empty.run(identity)[1].unflatten(0, (batch, count))
+        transition = empty.run(identity.expand(*shape, keys))[1].unflatten(
+            0, (batch, count)
+        )
         nothing = start.new_zeros(*shape, start.shape[-1])
         written = pieces.run(nothing)[1].unflatten(0, (batch, count))
         states = [start]
