@@ -107,6 +107,18 @@ class MeanOf(NamedTuple):
         return np.mean([one.scores(sequences) for one in self.members], axis=0)
 
 
+KEPT = {}
+"""Baselines that this call has fitted; the mean of the seeds asks them again."""
+
+
+def fitted_baseline(model, task, sets, seed):
+    """A baseline of one seed, fitted once."""
+    key = model, task, len(sets.train), seed
+    if key not in KEPT:
+        KEPT[key] = BASELINES[model].fit(sets.train, sets.valid, seed)
+    return KEPT[key]
+
+
 def fitting(model, seeds, sets, name, folder, options):
     """How a cell is fitted; several seeds are averaged.
 
@@ -115,7 +127,7 @@ def fitting(model, seeds, sets, name, folder, options):
     settings = LISTS[options.list][name]
 
     def baseline():
-        fitted = [BASELINES[model].fit(sets.train, sets.valid, one) for one in seeds]
+        fitted = [fitted_baseline(model, name, sets, seed) for seed in seeds]
         alone = len(fitted) == 1
         return benchmark.Fitted(fitted[0] if alone else MeanOf(model, fitted))
 

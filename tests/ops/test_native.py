@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossdna.errors import BackendUnavailableError
 from crossdna.ops.delta_rule import delta_rule
@@ -164,14 +165,20 @@ def test_operators_are_registered_soundly():
     leaves = [x.requires_grad_() for x in delta_operands()]
     feedback = [x.detach().expand(2, 75, 3) for x in leaves[5:]]
     state = torch.zeros(2, 3, 12, 20)
-    torch.library.opcheck(delta._forward, (*leaves[:5], *feedback, state, True))
+    torch.library.opcheck(
+        delta._forward.registered, (*leaves[:5], *feedback, state, True)
+    )
     leaves = [x.requires_grad_() for x in window_operands()]
     table = torch.rand(2, 170, 6).unbind(0)
     past = [x.detach()[:, :20].clone() for x in leaves[1:]]
-    torch.library.opcheck(window._forward, (*leaves, *past, None, *table, 40, True))
+    torch.library.opcheck(
+        window._forward.registered, (*leaves, *past, None, *table, 40, True)
+    )
     x, taps = (x.requires_grad_() for x in conv_operands())
     taps = taps.detach().t().contiguous()
-    torch.library.opcheck(conv._forward, (x, taps, torch.zeros(2, 3, 32), True))
+    torch.library.opcheck(
+        conv._forward.registered, (x, taps, torch.zeros(2, 3, 32), True)
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -307,3 +314,43 @@ def test_nan_stays_in_its_head(dtype):
     assert bool(output[0, :16].isfinite().all())
     assert bool(output[0, :, [0, 2]].isfinite().all())
     assert bool(output[1].isfinite().all())
+
+
+@pytest.mark.parametrize(("run", "operands"), CASES)
+def test_inference_calls_the_kernel_itself(run, operands, monkeypatch):
+    inputs = operands()
+    with torch.no_grad():
+        expected = run("native", *inputs)
+
+    def refused(*_arguments):
+        raise AssertionError("went through the dispatcher")
+
+    with torch.inference_mode():
+        with torch.profiler.profile() as profile:
+            watched = run("native", *inputs)
+        monkeypatch.setattr(torch.library.CustomOpDef, "__call__", refused)
+        found = run("native", *inputs)
+    assert any("crossdna::" in event.key for event in profile.key_averages())
+    for a, b, c in zip(found, watched, expected, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, c)
+
+
+def test_counters_of_operations_see_the_kernel():
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), kwargs=None):
+            seen.append(str(function))
+            return function(*arguments, **(kwargs or {}))
+
+    seen: list[str] = []
+    with torch.inference_mode(), Names():
+        run_conv("native", *conv_operands())
+    assert any("crossdna.short_conv" in name for name in seen)
+
+
+def test_training_takes_angles_that_inference_made():
+    operands = [x.requires_grad_() for x in window_operands(width=14)]
+    with torch.inference_mode():
+        run_window("native", *(x.detach() for x in operands))
+    sum(x.square().sum() for x in run_window("native", *operands)).backward()
+    assert all(x.grad is not None for x in operands)

@@ -263,7 +263,7 @@ class Branch(nn.Module):
             )
             outputs.append(y)
         assert state is not None
-        return torch.cat(outputs, dim=1), state
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
 
     def _read(
         self,

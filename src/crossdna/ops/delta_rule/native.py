@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from crossdna.ops.native import build
-from crossdna.ops.native.call import pointer, pointers, shared_dtype, sizes, strides
+from crossdna.ops.native.call import (
+    native_operator,
+    pointer,
+    pointers,
+    shared_dtype,
+    sizes,
+    strides,
+)
 
 
 def reject(*operands: Tensor) -> str | None:
@@ -44,7 +51,7 @@ def _geometry(q: Tensor, v: Tensor) -> Any:
     return sizes(*q.shape, v.shape[-1])
 
 
-@torch.library.custom_op("crossdna::delta_rule", mutates_args=())
+@native_operator("crossdna::delta_rule")
 def _forward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
@@ -94,7 +101,7 @@ def _(q: Tensor, _k: Tensor, v: Tensor, *others: Any) -> tuple[Tensor, ...]:
     return _empty(q, v, others[-1])
 
 
-@torch.library.custom_op("crossdna::delta_rule_backward", mutates_args=())
+@native_operator("crossdna::delta_rule_backward")
 def _backward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from crossdna.ops.native import build
-from crossdna.ops.native.call import pointer, pointers, shared_dtype, sizes
+from crossdna.ops.native.call import (
+    native_operator,
+    pointer,
+    pointers,
+    shared_dtype,
+    sizes,
+)
 
 # The kernels work on whole vectors.
 MULTIPLE = 16
@@ -81,7 +88,7 @@ def _settings(x: Tensor) -> tuple[ctypes.c_int, ctypes.c_int]:
 
 def _joined(x: Tensor) -> Tensor:
     """Make all axes behind the second one dense; (batch, length) may be strided."""
-    if x.dim() < 3:
+    if x.is_contiguous() or x.dim() < 3:
         return x.contiguous()
     dense = x[0, 0].is_contiguous()
     even = x.stride(0) == x.shape[1] * x.stride(1) or x.shape[0] == 1
@@ -93,7 +100,7 @@ def _row(x: Tensor, width: int) -> tuple[int, int, int]:
     if x.dim() < 3:
         return x.numel() // width, 1, width
     rows = x.shape[0] * x.shape[1]
-    return rows, x[0, 0].numel() // width, x.stride(1)
+    return rows, math.prod(x.shape[2:]) // width, x.stride(1)
 
 
 def _rms_norm_call(
@@ -107,10 +114,10 @@ def _rms_norm_call(
     return geometry, inputs, weight.contiguous()
 
 
-@torch.library.custom_op("crossdna::rms_norm", mutates_args=())
+@native_operator("crossdna::rms_norm")
 def _rms_norm(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> Tensor:
     geometry, inputs, weight = _rms_norm_call(x, weight, gate)
-    output = x.new_empty(x.shape)
+    output = torch.empty_like(x, memory_format=torch.contiguous_format)
     build.library().crossdna_rms_norm_forward(
         geometry,
         inputs,
@@ -156,7 +163,7 @@ def _rms_norm_backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
 _rms_norm.register_autograd(_rms_norm_backward, setup_context=_rms_norm_setup)
 
 
-@torch.library.custom_op("crossdna::swiglu", mutates_args=())
+@native_operator("crossdna::swiglu")
 def _swiglu(x: Tensor) -> Tensor:
     width = x.shape[-1] // 2
     output = x.new_empty((*x.shape[:-1], width))
@@ -195,11 +202,11 @@ def _swiglu_backward(ctx: Any, d_output: Tensor) -> Tensor:
 _swiglu.register_autograd(_swiglu_backward, setup_context=_swiglu_setup)
 
 
-@torch.library.custom_op("crossdna::blend_norm", mutates_args=())
+@native_operator("crossdna::blend_norm")
 def _blend_norm(
     m: Tensor, t: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    output = m.new_empty(m.shape)
+    output = torch.empty_like(m)
     weight, bias = weight.contiguous(), bias.contiguous()
     build.library().crossdna_blend_norm_forward(
         sizes(m.numel() // m.shape[-1], m.shape[-1]),

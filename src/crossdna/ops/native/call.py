@@ -1,14 +1,57 @@
-"""Handing tensors to C: addresses, sizes and strides."""
+"""Calling C: operators, addresses, sizes and strides."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+
+class NativeOperator:
+    """An operator of torch's that inference calls as the function that it is.
+
+    The dispatcher's way to a Python function takes longer than a kernel does on a short
+    sequence. It is needed for gradients, for tracing and for those who watch.
+
+    Parameters
+    ----------
+    name
+        Namespace and name, ``crossdna::...``.
+    function
+        Annotated as `torch.library.custom_op` asks; it changes none of its arguments.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.registered = torch.library.custom_op(name, function, mutates_args=())
+        self.register_fake = self.registered.register_fake
+        self.register_autograd = self.registered.register_autograd
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Compute; gradients flow where they are recorded."""
+        return (self.registered if _is_seen() else self.function)(*arguments)
+
+
+def native_operator(name: str) -> Callable[[Callable[..., Any]], NativeOperator]:
+    """Make a function the operator of that name."""
+    return functools.partial(NativeOperator, name)
+
+
+def _is_seen() -> bool:
+    """Whether anything records, traces or counts what is called."""
+    return bool(
+        torch.compiler.is_compiling()
+        or not torch.is_inference_mode_enabled()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
 
 
 def pointer(x: Tensor) -> ctypes.c_void_p:
@@ -21,8 +64,9 @@ def pointers(*tensors: Tensor) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
+@functools.lru_cache(maxsize=4096)
 def sizes(*numbers: int) -> Any:
-    """Give a C array of 64-bit integers."""
+    """Give a C array of 64-bit integers, which nobody may write to."""
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 

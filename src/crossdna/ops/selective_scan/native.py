@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crossdna.ops.native import build
-from crossdna.ops.native.call import pointer, pointers, sizes
+from crossdna.ops.native.call import native_operator, pointer, pointers, sizes
 
 # The kernel keeps the states of a vector of channels in fixed arrays.
 MAX_STATES = 64
@@ -57,7 +57,7 @@ def _geometry(u: Tensor, A: Tensor) -> Any:
     return sizes(*u.shape, A.shape[0], SEGMENT)
 
 
-@torch.library.custom_op("crossdna::selective_scan_native", mutates_args=())
+@native_operator("crossdna::selective_scan_native")
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -94,7 +94,7 @@ def _(u: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _empty(u, others[-2], others[-1])
 
 
-@torch.library.custom_op("crossdna::selective_scan_native_backward", mutates_args=())
+@native_operator("crossdna::selective_scan_native_backward")
 def _backward(  # noqa: PLR0913 - the operator has these operands
     u: Tensor,
     delta: Tensor,

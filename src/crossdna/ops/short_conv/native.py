@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossdna.ops.native import build
-from crossdna.ops.native.call import pointer, pointers, shared_dtype, sizes
+from crossdna.ops.native.call import (
+    native_operator,
+    pointer,
+    pointers,
+    shared_dtype,
+    sizes,
+)
 
 # The kernels work on whole vectors of channels and keep their rows in fixed arrays.
 CHANNELS, MAX_WIDTH = 16, 16
@@ -65,7 +71,7 @@ def _prepared(x: Tensor, tail: Tensor, taps: Tensor, silu: bool) -> tuple[Any, .
     return geometry, pointers(x, tail), (x, tail)
 
 
-@torch.library.custom_op("crossdna::short_conv", mutates_args=())
+@native_operator("crossdna::short_conv")
 def _forward(x: Tensor, taps: Tensor, tail: Tensor, silu: bool) -> Tensor:
     geometry, inputs, _alive = _prepared(x, tail, taps, silu)
     output = x.new_empty(x.shape)
@@ -85,7 +91,7 @@ def _(x: Tensor, taps: Tensor, tail: Tensor, silu: bool) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("crossdna::short_conv_backward", mutates_args=())
+@native_operator("crossdna::short_conv_backward")
 def _backward(
     x: Tensor, taps: Tensor, tail: Tensor, d_output: Tensor, silu: bool
 ) -> list[Tensor]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from crossdna.ops.native import build
-from crossdna.ops.native.call import pointer, pointers, shared_dtype, sizes, strides
+from crossdna.ops.native.call import (
+    native_operator,
+    pointer,
+    pointers,
+    shared_dtype,
+    sizes,
+    strides,
+)
 from crossdna.ops.window_attention.reference import rotary_table
 
 # Queries that the kernel handles together: it rotates relative to their first key, so
@@ -44,12 +52,25 @@ def window_attention(
     rope_theta: float,
 ) -> Tensor:
     """Attend; arguments as in `reference.window_attention`."""
-    total = past_keys.shape[1] + k.shape[1]
-    positions = torch.arange(min(total, window + BLOCK))
-    table = rotary_table(positions, q.shape[-1], rope_theta, torch.float32)
+    compiling = torch.compiler.is_compiling()
+    angles = rotary_angles if compiling else kept_angles
+    table = angles(window + BLOCK, q.shape[-1], rope_theta)
     operands = (q, k, v, past_keys, past_values)
     train = torch.is_grad_enabled() and any(x.requires_grad for x in operands)
     return _forward(*operands, visible, *table, window, train)[0]
+
+
+def rotary_angles(count: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Give `rotary_table` of the first positions."""
+    return rotary_table(torch.arange(count), width, theta, torch.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def kept_angles(count: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Give `rotary_angles`, made once; nobody may write to them."""
+    # What is made in inference mode could not be saved for a backward pass later.
+    with torch.inference_mode(mode=False):
+        return rotary_angles(count, width, theta)
 
 
 def _rows(*tensors: Tensor) -> list[Tensor]:
@@ -62,7 +83,7 @@ def _geometry(q: Tensor, past_keys: Tensor, window: int) -> Any:
     return sizes(batch, length, past_keys.shape[1] + length, heads, width, window)
 
 
-@torch.library.custom_op("crossdna::window_attention", mutates_args=())
+@native_operator("crossdna::window_attention")
 def _forward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
@@ -104,7 +125,7 @@ def _(q: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return _empty(q, others[-1])
 
 
-@torch.library.custom_op("crossdna::window_attention_backward", mutates_args=())
+@native_operator("crossdna::window_attention_backward")
 def _backward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
