@@ -53,6 +53,7 @@ from crossdna.ops.gates import blend_norm, rms_norm, swiglu
 from crossdna.ops.linear import widened
 from crossdna.ops.short_conv import dilated_conv, short_conv
 from crossdna.ops.window_attention import window_attention
+from crossdna.training.memory import keep_freed_memory
 from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
@@ -271,6 +272,9 @@ def prepared(row, device):
     if row.mode == "one sequence":
         batch = 1
     ids = torch.randint(0, alphabet.NUM_BASES, (batch, row.length), device=device)
+    if row.mode.endswith("step") and device.type == "cpu":
+        # As the trainers do, for every model.
+        keep_freed_memory()
 
     def autocast():
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

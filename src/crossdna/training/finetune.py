@@ -38,6 +38,7 @@ from crossdna.training.finetune_trainer import (
     has_stopped,
 )
 from crossdna.training.frozen import Kept, asked_once
+from crossdna.training.memory import keep_freed_memory
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.progress import RichProgress
 
@@ -329,6 +330,8 @@ def run_once(
     work = folder.with_name(f"{folder.name}.checkpoints")
     arguments = _arguments(recipe, work, seed, epochs)
     model.to(arguments.device)
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     # With noise no sequence is seen twice.
     repeats = recipe.frozen and not recipe.hidden_share
     kept = Kept() if recipe.is_new else kept

@@ -30,6 +30,7 @@ from crossdna.training.checkpoints import (
     complete_checkpoints,
     saving,
 )
+from crossdna.training.memory import keep_freed_memory
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.pretraining_data import (
     OpenGenome,
@@ -117,6 +118,8 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
         objective=_objective(recipe.objective, model),
         settings=recipe.train,
     )
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     if recipe.train.compile and not arguments.use_cpu:
         compile_layers(model, trainer.goal)
     checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
