@@ -12,6 +12,7 @@ from typing import Final
 # what size on a block is a mapping of its own, which goes back when it is freed.
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
+_NEVER: Final = -1
 _LARGEST: Final = 2**31 - 1
 _LARGEST_BEFORE: Final = 2**25
 """What older versions of glibc allow at most."""
@@ -41,6 +42,6 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    kept = mallopt(_TRIM_THRESHOLD, _LARGEST)
+    kept = mallopt(_TRIM_THRESHOLD, _NEVER)
     mapped = mallopt(_MMAP_THRESHOLD, _LARGEST)
     return bool(kept and (mapped or mallopt(_MMAP_THRESHOLD, _LARGEST_BEFORE)))
