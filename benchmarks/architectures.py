@@ -64,7 +64,6 @@ from crossdna.config import read_recipe
 from crossdna.data.annotation import Annotation
 from crossdna.files import atomic_open, atomic_path
 from crossdna.models.building import new_language_model, objective_of
-from crossdna.models.families import FAMILIES, NATIVE
 from crossdna.training.pretrain import pretrain
 from crossdna.training.pretraining_data import open_genomes
 from crossdna.training.pretraining_recipe import (
@@ -72,6 +71,7 @@ from crossdna.training.pretraining_recipe import (
     model_config,
     window_encoding,
 )
+from crossdna.zoo.families import FAMILIES, NATIVE
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes" / "pretrain" / "compare"

@@ -17,8 +17,8 @@ from crossdna.analysis.inference import embeddings, load_model, sequence_logits
 from crossdna.errors import CrossDNAError
 from crossdna.models.fingerprint import weights_fingerprint
 from crossdna.models.opening import Opened
-from crossdna.models.zoo import describe_directory
 from crossdna.tokenizers.kmer import OverlappingKmerTokenizer
+from crossdna.zoo.cards import describe_directory
 from tests.family_checkpoints import save
 
 WEIGHTS = "model.safetensors"

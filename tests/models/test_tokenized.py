@@ -19,9 +19,9 @@ from crossdna.analysis.variants.score import score_alleles as score
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele, window_pair
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES
 from crossdna.models.opening import Opened
 from crossdna.tokenizers.spans import spread_over_bases, token_spans
+from crossdna.zoo.families import FAMILIES
 from tests.family_checkpoints import CHECKPOINTS, save, tokenizer
 
 CAUSAL = sorted(

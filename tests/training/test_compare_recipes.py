@@ -7,8 +7,8 @@ import torch
 
 from crossdna.config import read_recipe, to_table
 from crossdna.models.building import default_tokenizer, new_language_model
-from crossdna.models.families import FAMILIES, NATIVE
 from crossdna.training.pretraining_recipe import PretrainRecipe, model_config
+from crossdna.zoo.families import FAMILIES, NATIVE
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "pretrain" / "compare"
 PATHS = sorted(FOLDER.glob("*.toml"))

@@ -75,7 +75,7 @@ def _find_shipped(arguments: argparse.Namespace) -> None:
     """Put the directory of shipped weights where their name was given as a model."""
     name = getattr(arguments, "model", None)
     if isinstance(name, str) and not Path(name).exists():
-        from crossdna.models.shipped import resolve
+        from crossdna.zoo.shipped import resolve
 
         arguments.model = resolve(name)
 

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.demo.weights_report import Steps, write_weights_report
     from crossdna.analysis.inference import load_model
     from crossdna.models.fingerprint import fingerprint
-    from crossdna.models.shipped import resolve
+    from crossdna.zoo.shipped import resolve
 
     data, output = Data.of(arguments.data), arguments.output
     name = arguments.model or MODEL

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from crossdna.models.zoo import card, cards, cards_with, describe_directory
+    from crossdna.zoo.cards import card, cards, cards_with, describe_directory
 
     name = arguments.name
     if name is None:

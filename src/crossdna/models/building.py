@@ -10,17 +10,17 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, NATIVE
 from crossdna.models.tokenized.operators import use_operators
 from crossdna.tokenizers.bases import base_tokenizer
 from crossdna.tokenizers.character import CaduceusTokenizer, HyenaDNATokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+from crossdna.zoo.families import FAMILIES, NATIVE
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-    from crossdna.models.families import Objective
+    from crossdna.zoo.families import Objective
 
 _NATIVE_TOKENIZERS: Final[dict[str, Any]] = {
     "caduceus": CaduceusTokenizer,

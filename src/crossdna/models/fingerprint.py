@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 from transformers.utils.hub import cached_file
 
-from crossdna.models.shipped import resolve
+from crossdna.zoo.shipped import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

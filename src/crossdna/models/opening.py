@@ -1,7 +1,7 @@
 """Opening a checkpoint for a task: which class, which weights, which tokenizer.
 
 What opens a checkpoint is decided by the model_type in its config.json and the table in
-`crossdna.models.families`, never by its name.
+`crossdna.zoo.families`, never by its name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from transformers import (
 )
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, NATIVE, Objective, needed_code
-from crossdna.models.shipped import resolve
 from crossdna.models.tokenized import (
     OwnHeadForSequenceClassification,
     TokenizedConfig,
@@ -36,6 +34,8 @@ from crossdna.models.tokenized.checkpoints import load_network
 from crossdna.models.vocabulary import speak_alphabet
 from crossdna.models.weight_files import quietly
 from crossdna.tokenizers.loading import load_tokenizer
+from crossdna.zoo.families import FAMILIES, NATIVE, Objective, needed_code
+from crossdna.zoo.shipped import resolve
 
 Task = Literal["masked-lm", "causal-lm", "classification", "per-base", "embedding"]
 

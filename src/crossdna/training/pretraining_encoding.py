@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from crossdna.data.windows import Window
-    from crossdna.models.families import Objective
+    from crossdna.zoo.families import Objective
 
     Batch = dict[str, Tensor]
     Collator = Callable[[Sequence[Window]], Batch]

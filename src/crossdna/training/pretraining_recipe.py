@@ -17,7 +17,6 @@ from crossdna.config import from_table
 from crossdna.data.masking import MaskingConfig
 from crossdna.errors import CrossDNAError
 from crossdna.models.building import config_class, default_tokenizer, objective_of
-from crossdna.models.families import NATIVE
 from crossdna.models.vocabulary import IDS_BY_FAMILY
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.training.precision import Precision
@@ -28,6 +27,7 @@ from crossdna.training.pretraining_data import (
 )
 from crossdna.training.pretraining_encoding import encode_bases, encode_tokens
 from crossdna.training.pretraining_objectives import ObjectiveSettings
+from crossdna.zoo.families import NATIVE
 
 if TYPE_CHECKING:
     from crossdna.training.pretraining_encoding import Encoding

@@ -17,7 +17,7 @@ from crossdna.cli import main
 from crossdna.models.fingerprint import fingerprint
 from crossdna.models.opening import Opened
 from crossdna.models.record import RECORD_NAME, read_record, write_record
-from crossdna.models.shipped import shipped
+from crossdna.zoo.shipped import shipped
 
 
 def train(folder, steps=30):

@@ -2,7 +2,7 @@
 
 transformers warns of missing, left-over and misshaped weights and goes on with random
 ones. Here each is an error that names the key, but for those of the table in
-`crossdna.models.families` that nothing reads.
+`crossdna.zoo.families` that nothing reads.
 """
 
 from __future__ import annotations

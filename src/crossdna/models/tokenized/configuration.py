@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, Family, unknown_family
+from crossdna.zoo.families import FAMILIES, Family, unknown_family
 
 Part = Literal["base", "language", "sequence", "token"]
 

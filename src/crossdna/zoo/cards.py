@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 from crossdna.config import from_table
 from crossdna.errors import CrossDNAError
-from crossdna.models.families import FAMILIES, NATIVE, needed_code
-from crossdna.models.shipped import shipped_cards
+from crossdna.zoo.families import FAMILIES, NATIVE, needed_code
+from crossdna.zoo.shipped import shipped_cards
 
 Runs = Literal["native", "transformers", "remote code", "nothing"]
 NATIVE_TYPES = tuple(NATIVE)
@@ -137,8 +137,8 @@ class LocalCheckpoint(NamedTuple):
 @functools.cache
 def cards() -> tuple[Card, ...]:
     """List all cards, those of shipped weights first, then family by family."""
-    text = importlib.resources.files("crossdna.models").joinpath("zoo.toml").read_text()
-    zoo = from_table(tomllib.loads(text), _Zoo, where="zoo.toml")
+    text = importlib.resources.files("crossdna.zoo").joinpath("cards.toml").read_text()
+    zoo = from_table(tomllib.loads(text), _Zoo, where="cards.toml")
     own = next(family for family in zoo.family if family.model_type == "crossdna")
     ours = {"licence": "Apache-2.0"}
     shipped = [

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING
 
 from crossdna.cli import main
 from crossdna.errors import CrossDNAError
-from crossdna.models.zoo import (
+from crossdna.zoo.cards import (
     NATIVE_TYPES,
     card,
     cards,

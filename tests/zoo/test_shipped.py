@@ -8,11 +8,11 @@ import torch
 from crossdna.analysis.inference import base_log_probabilities, load_model
 from crossdna.cli import main
 from crossdna.errors import CrossDNAError
-from crossdna.models import shipped as module
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
-from crossdna.models.shipped import resolve, shipped, weights_folder
-from crossdna.models.zoo import cards
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+from crossdna.zoo import shipped as module
+from crossdna.zoo.cards import cards
+from crossdna.zoo.shipped import resolve, shipped, weights_folder
 
 
 @pytest.mark.parametrize("name", shipped())

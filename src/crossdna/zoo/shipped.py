@@ -33,7 +33,7 @@ def shipped() -> dict[str, Path]:
 
 
 def shipped_cards() -> dict[str, dict[str, Any]]:
-    """What the table of models says of each; see `crossdna.models.zoo.Card`."""
+    """What the table of models says of each; see `crossdna.zoo.cards.Card`."""
     return {
         name: json.loads((path / CARD_NAME).read_text())
         for name, path in shipped().items()

@@ -1,0 +1,1 @@
+"""What is known of checkpoints and their families, told without loading any."""
