@@ -15,6 +15,7 @@ MODEL: Final = "crossdna-small"
 # The promoter of prodynorphin: its TSS is base 974,703 of the file, strand -.
 PROMOTER: Final = "z:974,684-974,803"
 PLACE: Final = "the promoter of PDYN (chr20:1,974,684-1,974,803, hg19, strand -)"
+CONTIG: Final = "Contig z of the demo's files is chr20:1,000,001-2,000,000 of hg19."
 
 
 class Data(NamedTuple):
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         variants=output / "variants.vcf.gz",
         promoter=picture,
         place=PLACE,
+        contig=CONTIG,
         records=records,
     )
     lines = "\n".join(f"crossdna {shlex.join(words)}" for words in typed.values())

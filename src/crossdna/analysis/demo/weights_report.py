@@ -60,6 +60,8 @@ class Steps(NamedTuple):
     promoter: Path
     """The picture of ``crossdna ism``."""
     place: str
+    contig: str
+    """What the contig of the genome file is."""
     records: Mapping[str, Path]
     """Folders of the stages, by what each did."""
 
@@ -126,7 +128,7 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
     ]
     sections = [
         _promoters(metrics, folder),
-        _variants(alleles, folder),
+        _variants(alleles, folder, steps.contig),
         Section(
             "A promoter, base by base",
             [
@@ -191,7 +193,7 @@ def _promoters(metrics: dict[str, Any], folder: Path) -> Section:
     return Section("Promoters: fine-tuned, beside baselines", parts)
 
 
-def _variants(alleles: Alleles, folder: Path) -> Section:
+def _variants(alleles: Alleles, folder: Path, contig: str) -> Section:
     order = np.argsort(alleles.llr)[:_SHOWN]
     rows = [
         [alleles.names[i], f"{alleles.llr[i]:+.2f}", f"{alleles.frequency[i]:.4f}"]
@@ -220,6 +222,7 @@ def _variants(alleles: Alleles, folder: Path) -> Section:
             "The least expected alleles", ["allele", "score", "allele frequency"], rows
         )
     )
+    parts.append(Paragraph(contig, "note"))
     return Section("Variants of 1000 Genomes, scored", parts)
 
 
