@@ -23,22 +23,55 @@ def test_help_lists_every_verb():
     assert all(verb in result.stdout for verb in VERBS)
 
 
+LIGHT = """
+import sys
+from crossdna.cli import main
+try:
+    code = main({words!r})
+except SystemExit as stop:
+    code = stop.code
+heavy = {{"torch", "transformers", "polars", "sklearn", "matplotlib"}}
+print(code, sorted(heavy & set(sys.modules)))
+"""
+
+
+def run_light(*words):
+    """Run in a process of its own, which says which heavy packages it has loaded."""
+    return subprocess.run(
+        [sys.executable, "-c", LIGHT.format(words=[str(word) for word in words])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_without_loading_torch(verb):
-    script = (
-        "import sys\nfrom crossdna.cli import main\n"
-        "try:\n"
-        f"    main([{verb!r}, '--help'])\n"
-        "except SystemExit as stop:\n"
-        "    assert stop.code == 0\n"
-        "heavy = {'torch', 'transformers', 'polars', 'sklearn', 'matplotlib'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.splitlines()[-1] == "[]"
+    result = run_light(verb, "--help")
+    assert result.stdout.splitlines()[-1] == "0 []"
     assert f"usage: crossdna {verb}" in result.stdout
+
+
+def test_models_are_listed_without_loading_torch():
+    result = run_light("models")
+    assert result.stdout.splitlines()[-1] == "0 []"
+    assert "crossdna-small" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pretrain", "no.toml", "--output", "x"),
+        ("track", "--model", "crossdna-tiny", "--genome", "no.fa", "--output", "x"),
+        ("ism", "--model", "crossdna-tiny", "--genome", "no.fa", "--output", "x"),
+    ],
+)
+def test_a_missing_file_is_missed_at_once(words, tmp_path):
+    missing = tmp_path / next(word for word in words if word.startswith("no."))
+    words = [missing if word == missing.name else word for word in words]
+    result = run_light(*words)
+    assert result.stdout.splitlines()[-1] == "2 []"
+    assert f"{missing}: no such file" in result.stderr
 
 
 def test_version(capsys):

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from crossdna.errors import CrossDNAError
 
@@ -80,6 +80,18 @@ def _find_shipped(arguments: argparse.Namespace) -> None:
         arguments.model = resolve(name)
 
 
+_INPUTS: Final = ("recipe", "genome", "regions", "train_regions", "annotation")
+
+
+def _need_inputs(arguments: argparse.Namespace) -> None:
+    """Miss a file before torch is loaded, which takes seconds."""
+    for name in _INPUTS:
+        given = getattr(arguments, name, None)
+        for path in given if isinstance(given, list) else [given]:
+            if isinstance(path, Path) and not path.exists():
+                raise CrossDNAError(f"{path}: no such file")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -93,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser(verb).parse_args(argv)
     _quiet_libraries()
     try:
+        _need_inputs(arguments)
         _find_shipped(arguments)
         return int(_module(arguments.verb).run(arguments) or 0)
     except (
