@@ -89,7 +89,8 @@ def _need_inputs(arguments: argparse.Namespace) -> None:
         given = getattr(arguments, name, None)
         for path in given if isinstance(given, list) else [given]:
             if isinstance(path, Path) and not path.exists():
-                raise CrossDNAError(f"{path}: no such file")
+                kind = "recipe" if name == "recipe" else "file"
+                raise CrossDNAError(f"{path}: no such {kind}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser(verb).parse_args(argv)
     _quiet_libraries()
     try:
-        _need_inputs(arguments)
         _find_shipped(arguments)
+        _need_inputs(arguments)
         return int(_module(arguments.verb).run(arguments) or 0)
     except (
         CrossDNAError,
