@@ -113,7 +113,7 @@ KEPT = {}
 
 def fitted_baseline(model, task, sets, seed):
     """A baseline of one seed, fitted once."""
-    key = model, task, len(sets.train), seed
+    key = model, task, seed
     if key not in KEPT:
         KEPT[key] = BASELINES[model].fit(sets.train, sets.valid, seed)
     return KEPT[key]

@@ -272,9 +272,9 @@ def prepared(row, device):
     if row.mode == "one sequence":
         batch = 1
     ids = torch.randint(0, alphabet.NUM_BASES, (batch, row.length), device=device)
-    if row.mode.endswith("step") and device.type == "cpu":
+    if row.mode.endswith("step"):
         # As the trainers do, for every model.
-        keep_freed_memory()
+        keep_freed_memory(device)
 
     def autocast():
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crossdna.errors import BackendUnavailableError
@@ -346,6 +347,15 @@ def test_counters_of_operations_see_the_kernel():
     with torch.inference_mode(), Names():
         run_conv("native", *conv_operands())
     assert any("crossdna.short_conv" in name for name in seen)
+
+
+def test_angles_that_a_tracer_made_are_not_kept():
+    operands = window_operands(width=22)
+    with FakeTensorMode() as mode:
+        run_window("native", *(mode.from_tensor(x) for x in operands))
+    expected = run_window("reference", *operands)
+    for a, b in zip(run_window("native", *operands), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_training_takes_angles_that_inference_made():

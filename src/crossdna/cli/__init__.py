@@ -38,6 +38,8 @@ VERBS: dict[str, str] = {
     "benchmark": "compare models on all tasks of a suite, with intervals",
     "convert": "rewrite a published checkpoint in this package's layout",
 }
+# Arguments of any verb that name files to read.
+_INPUTS: Final = ("recipe", "genome", "regions", "train_regions", "annotation")
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
@@ -78,9 +80,6 @@ def _find_shipped(arguments: argparse.Namespace) -> None:
         from crossdna.zoo.shipped import resolve
 
         arguments.model = resolve(name)
-
-
-_INPUTS: Final = ("recipe", "genome", "regions", "train_regions", "annotation")
 
 
 def _need_inputs(arguments: argparse.Namespace) -> None:

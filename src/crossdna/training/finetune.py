@@ -330,8 +330,7 @@ def run_once(
     work = folder.with_name(f"{folder.name}.checkpoints")
     arguments = _arguments(recipe, work, seed, epochs)
     model.to(arguments.device)
-    if arguments.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(arguments.device)
     # With noise no sequence is seen twice.
     repeats = recipe.frozen and not recipe.hidden_share
     kept = Kept() if recipe.is_new else kept

@@ -6,7 +6,10 @@ import ctypes
 import functools
 import os
 import platform
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import torch
 
 # Of malloc.h: from what size on the heap's free end goes back to the system, and from
 # what size on a block is a mapping of its own, which goes back when it is freed.
@@ -24,7 +27,7 @@ _CHOSEN_BY: Final = (
 
 
 @functools.cache
-def keep_freed_memory() -> bool:
+def keep_freed_memory(device: torch.device) -> bool:
     """Tell the C library to keep what is freed; for this process, from now on.
 
     A step allocates the same tensors as the one before it. glibc returns large ones to
@@ -32,11 +35,19 @@ def keep_freed_memory() -> bool:
     again: up to a quarter of the time of a step whose tensors pass 32 MiB. What the
     environment says about malloc (``MALLOC_*_``, ``GLIBC_TUNABLES``) is left alone.
 
+    Parameters
+    ----------
+    device
+        Where training computes; memory of other devices than CPUs is not the C
+        library's.
+
     Returns
     -------
     bool
         Whether anything was changed; not on systems without glibc.
     """
+    if device.type != "cpu":
+        return False
     if any(name in os.environ for name in _CHOSEN_BY):
         return False
     if platform.libc_ver()[0] != "glibc":

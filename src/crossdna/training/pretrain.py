@@ -118,8 +118,7 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
         objective=_objective(recipe.objective, model),
         settings=recipe.train,
     )
-    if arguments.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(arguments.device)
     if recipe.train.compile and not arguments.use_cpu:
         compile_layers(model, trainer.goal)
     checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)

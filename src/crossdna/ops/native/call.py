@@ -44,12 +44,16 @@ def native_operator(name: str) -> Callable[[Callable[..., Any]], NativeOperator]
     return functools.partial(NativeOperator, name)
 
 
+def is_traced() -> bool:
+    """Whether what is called is seen by a tracer, whose tensors may hold nothing."""
+    return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+
+
 def _is_seen() -> bool:
-    """Whether anything records, traces or counts what is called."""
+    """Whether anything traces, records or counts what is called."""
     return bool(
-        torch.compiler.is_compiling()
+        is_traced()
         or not torch.is_inference_mode_enabled()
-        or torch._C._len_torch_dispatch_stack()
         or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from crossdna.ops.native import build
 from crossdna.ops.native.call import (
+    is_traced,
     native_operator,
     pointer,
     pointers,
@@ -52,8 +53,7 @@ def window_attention(
     rope_theta: float,
 ) -> Tensor:
     """Attend; arguments as in `reference.window_attention`."""
-    compiling = torch.compiler.is_compiling()
-    angles = rotary_angles if compiling else kept_angles
+    angles = rotary_angles if is_traced() else kept_angles
     table = angles(window + BLOCK, q.shape[-1], rope_theta)
     operands = (q, k, v, past_keys, past_values)
     train = torch.is_grad_enabled() and any(x.requires_grad for x in operands)
@@ -62,7 +62,8 @@ def window_attention(
 
 def rotary_angles(count: int, width: int, theta: float) -> tuple[Tensor, Tensor]:
     """Give `rotary_table` of the first positions."""
-    return rotary_table(torch.arange(count), width, theta, torch.float32)
+    positions = torch.arange(count, device="cpu")
+    return rotary_table(positions, width, theta, torch.float32)
 
 
 @functools.lru_cache(maxsize=64)
