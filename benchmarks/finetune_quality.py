@@ -14,8 +14,8 @@ published one); aside are sets of the same kinds that nothing was tuned on, to b
 once at the end. --train-rows caps training sets (a random part, the same for every
 model and seed) and is written beside each number. --ensemble adds, once a task has all
 seeds, the mean of the seeds' models, of networks and convolutional baselines alike.
-Finished cells in --work are kept; no new cell is begun after --minutes. Results:
-results/finetune-quality.json.
+Finished cells in --work are kept, with the commit that made them; no new cell is begun
+after --minutes. Results: results/finetune-quality.json, of all cells in --work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from machine import save_results
+from machine import describe_machine, save_results
 
 from crossdna.analysis.supervised import benchmark
 from crossdna.analysis.supervised.baselines import BASELINES, unsuited
@@ -153,6 +153,8 @@ def fitting(model, seeds, sets, name, folder, options):
 
 def run_cells(options):
     """All cells of one seed before the next, then means, until the time is over."""
+    machine = describe_machine()
+    made = {key: machine[key] for key in ("commit", "processor", "cpu_capability")}
     rounds = [(seed,) for seed in range(options.seeds)]
     if options.ensemble:
         rounds.append(tuple(range(options.seeds)))
@@ -178,7 +180,7 @@ def run_cells(options):
                 fit = fitting(model, seeds, sets, name, folder / "runs", options)
                 facts = {
                     "task": name, "model": called, "seed": seeds[0],
-                    "reduced_train": reduced,
+                    "reduced_train": reduced, "made": made,
                 }  # fmt: skip
                 cell = benchmark.run_cell(fit, sets, path, facts, "mcc")
                 print(
@@ -193,11 +195,17 @@ def summarise(options):
     rows, pairs = benchmark.collect(options.work)
     benchmark.write_tables(rows, pairs, options.work)
     kinds = {task: name for name, tasks in LISTS.items() for task in tasks}
+    commits = {}
+    for path in (options.work / benchmark.CELLS).glob("*/*/seed-*.json"):
+        cell = benchmark.read_cell(path)
+        commit = cell.made.get("commit", "not recorded")
+        commits.setdefault((cell.task, cell.model), set()).add(commit)
     return [
         {
             "list": kinds[row.task],
             **row._asdict(),
             "dnabert2_published_mcc": DNABERT2_MCC.get(row.task),
+            "commits": sorted(commits[row.task, row.model]),
         }
         for row in rows
     ]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from tests.labelled_sets import rows_with_motif, write_csv
 
 from crossdna.analysis.supervised import benchmark
@@ -59,6 +60,7 @@ def test_mean_and_spread_are_those_of_the_cells(done):
         path = benchmark.cell_path(done, "b/c", "new:tiny", seed)
         cell = json.loads(path.read_text())
         assert len(cell["fingerprint"]) == 32
+        assert cell["made"]["torch"] == torch.__version__
         values.append(cell["value"])
     table = pl.read_parquet(done / "results.parquet")
     row = table.filter((pl.col("model") == "new:tiny") & (pl.col("task") == "b/c"))

@@ -64,6 +64,11 @@ def test_models_are_listed_without_loading_torch():
         ("pretrain", "no.toml", "--output", "x"),
         ("track", "--model", "crossdna-tiny", "--genome", "no.fa", "--output", "x"),
         ("ism", "--model", "crossdna-tiny", "--genome", "no.fa", "--output", "x"),
+        ("finetune", "--model", "new:tiny", "--train", "no.csv", "--output", "x"),
+        ("predict", "no.csv", "--model", "x", "--output", "x.csv"),
+        ("embed", "no.csv", "--model", "crossdna-tiny", "--output", "x.npz"),
+        ("split", "no.csv", "--output", "x.csv"),
+        ("audit", "--train", "no.csv"),
     ],
 )
 def test_a_missing_file_is_missed_at_once(words, tmp_path):
@@ -72,6 +77,33 @@ def test_a_missing_file_is_missed_at_once(words, tmp_path):
     result = run_light(*words)
     assert result.stdout.splitlines()[-1] == "2 []"
     assert f"{missing}: no such " in result.stderr
+
+
+def test_a_missing_file_of_a_class_is_named_without_the_class(tmp_path):
+    there, missing = tmp_path / "a.fa", tmp_path / "b.fa"
+    there.write_text(">x\nACGT\n")
+    result = run_light("audit", "--train", f"one={there}", f"two={missing}")
+    assert result.stdout.splitlines()[-1] == "2 []"
+    assert f"error: {missing}: no such file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("finetune", "--model", "new:tiny", "--output", "x", "--train"),
+        ("predict", "--model", "x", "--output", "x.csv"),
+        ("embed", "--model", "x", "--output", "x.npz"),
+    ],
+)
+def test_a_bad_table_is_refused_without_loading_torch(words, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("sequence,label\nACGTACGTAC,1\nACGT!CGTAC,0\n")
+    result = run_light(*words, table)
+    code, loaded = result.stdout.splitlines()[-1].split(" ", 1)
+    assert code == "2"
+    assert "torch" not in loaded
+    assert f"error: {table}:3" in result.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_version(capsys):

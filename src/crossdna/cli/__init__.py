@@ -39,7 +39,10 @@ VERBS: dict[str, str] = {
     "convert": "rewrite a published checkpoint in this package's layout",
 }
 # Arguments of any verb that name files to read.
-_INPUTS: Final = ("recipe", "genome", "regions", "train_regions", "annotation")
+_INPUTS: Final = (
+    "recipe", "genome", "regions", "train_regions", "annotation", "input", "train",
+    "valid", "test", "base_labels", "corpus",
+)  # fmt: skip
 
 
 def _parser(verb: str | None) -> argparse.ArgumentParser:
@@ -87,9 +90,12 @@ def _need_inputs(arguments: argparse.Namespace) -> None:
     for name in _INPUTS:
         given = getattr(arguments, name, None)
         for path in given if isinstance(given, list) else [given]:
-            if isinstance(path, Path) and not path.exists():
-                kind = "recipe" if name == "recipe" else "file"
-                raise CrossDNAError(f"{path}: no such {kind}")
+            if isinstance(path, str | Path) and not Path(path).exists():
+                # One FASTA file per class is given as CLASS=FILE.
+                named = str(path).partition("=")[2] or str(path)
+                if not Path(named).exists():
+                    kind = "recipe" if name == "recipe" else "file"
+                    raise CrossDNAError(f"{named}: no such {kind}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,17 +61,12 @@ def _layer(text: str) -> int | str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed in chunks; a killed run goes on where it was."""
-    from crossdna.analysis.chunks import worker_devices
-    from crossdna.analysis.embedding import embed
-    from crossdna.analysis.inference import load_model
-    from crossdna.analysis.provenance import provenance
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
     from crossdna.errors import CrossDNAError
 
-    output = embed.check_output(arguments.output)
-    devices = worker_devices(arguments.device, arguments.workers)
+    # What is wrong with a table is said before torch is loaded, which takes seconds.
     genome = Genome.open(arguments.genome) if arguments.genome else None
     table = read_sequences(
         arguments.input, sequence_column=arguments.sequence_column, genome=genome
@@ -81,6 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
             f"{table.source}: no column {arguments.color!r}; there are "
             f"{', '.join(table.columns.columns)}"
         )
+
+    from crossdna.analysis.chunks import worker_devices
+    from crossdna.analysis.embedding import embed
+    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.provenance import provenance
+
+    output = embed.check_output(arguments.output)
+    devices = worker_devices(arguments.device, arguments.workers)
     job = embed.EmbedJob(
         model=arguments.model,
         layer=arguments.layer,

@@ -110,13 +110,16 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.cli.labelled_options import input_options
     from crossdna.data.labelled_inputs import read_sets
     from crossdna.errors import CrossDNAError
+
+    # What is wrong with a table is said before torch is loaded, which takes seconds.
+    options = input_options(arguments)
+    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+
     from crossdna.training.finetune import finetune
 
     recipe = _recipe(arguments)
     if arguments.ensemble and len(recipe.seeds) < 2:
         raise CrossDNAError("--ensemble needs models to join: --seeds 3, for example")
-    options = input_options(arguments)
-    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
     audit = audit_splits(sets.named(), threshold=options.similarity)
     for warning in audit.warnings():
         print(f"warning: {warning}", file=sys.stderr)

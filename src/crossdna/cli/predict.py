@@ -45,20 +45,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Predict in chunks; a killed run goes on where it was."""
     import sys
 
-    from crossdna.analysis.chunks import ChunkStore, run_chunks, worker_devices
-    from crossdna.analysis.provenance import described
-    from crossdna.analysis.supervised import finetuned
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
     from crossdna.data.table_files import check_table_path, write_table
 
+    # What is wrong with a table is said before torch is loaded, which takes seconds.
     output = check_table_path(arguments.output)
-    devices = worker_devices(arguments.device, arguments.workers)
     genome = Genome.open(arguments.genome) if arguments.genome else None
     table = read_sequences(
         arguments.input, sequence_column=arguments.sequence_column, genome=genome
     )
+
+    from crossdna.analysis.chunks import ChunkStore, run_chunks, worker_devices
+    from crossdna.analysis.provenance import described
+    from crossdna.analysis.supervised import finetuned
+
+    devices = worker_devices(arguments.device, arguments.workers)
     trust = arguments.trust_remote_code
     model = finetuned.FinetunedModel.load(
         arguments.model, devices[0], trust_remote_code=trust

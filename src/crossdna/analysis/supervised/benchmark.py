@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
+import crossdna
 from crossdna.analysis.statistics import interval
 from crossdna.analysis.supervised.classical import Predictor
 from crossdna.analysis.supervised.comparison import ask
@@ -76,6 +78,8 @@ class Cell:
     """Of the network that was asked; see `crossdna.models.fingerprint`."""
     layer: str = ""
     """Hidden state that a probe reads."""
+    made: dict[str, str] = field(default_factory=dict)
+    """When and by which versions; empty in cells of older versions."""
 
 
 def cell_path(folder: Path, task: str, model: str, seed: int) -> Path:
@@ -96,7 +100,8 @@ def run_cell(
     Parameters
     ----------
     names
-        ``task``, ``model``, ``seed`` and ``reduced_train`` of the cell.
+        ``task``, ``model``, ``seed`` and ``reduced_train`` of the cell; ``made``, a
+        dictionary of what else is to be told about its making.
     metric
         What the suite is reported by; None: the first metric of the kind of task.
     """
@@ -129,10 +134,18 @@ def run_cell(
         parameters=fitted.parameters,
         fingerprint=fitted.fingerprint,
         layer=fitted.layer,
-        **names,
+        **names | {"made": _versions() | names.get("made", {})},
     )
     _keep(cell, answers.resampled, path)
     return cell
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "crossdna": crossdna.__version__,
+        "torch": str(torch.__version__),
+    }
 
 
 def _keep(cell: Cell, resampled: NDArray[np.float64], path: Path) -> None:
