@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo demo-pretrain test lint bench clean
+.PHONY: setup demo demo-pretrain test test-transformers lint bench clean
 
 setup: .venv/installed .venv/native
 
@@ -48,5 +48,11 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
+# The tests under the newest transformers, or under VERSION=5.17.0, the oldest allowed.
+test-transformers: setup
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .transformers \
+		"transformers$(if $(VERSION),==$(VERSION))"
+	PYTHONPATH=.transformers $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 clean:
-	rm -rf .venv demo demo-pretrain
+	rm -rf .venv .transformers demo demo-pretrain

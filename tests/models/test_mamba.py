@@ -173,9 +173,11 @@ def test_a_cache_is_transformers_own_and_agrees(name):
     with torch.no_grad():
         whole = logits(ours, ids)
         start = ours(input_ids=ids[:, :15], use_cache=True)
-        cache, steps = start.cache_params, [start.logits]
+        # The name since transformers 5.24, and before.
+        name = "cache" if hasattr(start, "cache") else "cache_params"
+        kept, steps = {name: start[name]}, [start.logits]
         for at in range(15, 20):
-            step = ours(input_ids=ids[:, at : at + 1], cache_params=cache)
+            step = ours(input_ids=ids[:, at : at + 1], **kept)
             steps.append(step.logits)
     assert error(torch.cat(steps, 1), whole) < 1e-5
     made = ours.generate(ids[:, :15], max_new_tokens=5, do_sample=False)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Float32 through a deep network, relative to the size of the answer.
 _ROUNDING: Final = 1e-4
+_STATES: Final = ("cache", "past_key_values", "cache_params")
+"""What transformers calls a kept state: since 5.24, and before of attention, Mamba."""
 # A record was written on another machine, perhaps with another torch.
 _RECORD: Final = 1e-3
 # bfloat16 has 8 bits: predicted probabilities may move by two in a hundred on average.
@@ -75,9 +77,7 @@ def check_pieces(model: Any, sequence: str) -> Check:
     with asking(net):
         whole = net(input_ids=tokens).logits[:, -1]
         first = net(input_ids=tokens[:, :-1], use_cache=True)
-        name = (
-            "past_key_values" if hasattr(first, "past_key_values") else "cache_params"
-        )
+        name = next(name for name in _STATES if hasattr(first, name))
         kept = {name: getattr(first, name), "use_cache": True}
         last = net(input_ids=tokens[:, -1:], **kept).logits[:, -1]
     detail = "the last token after a kept state"
