@@ -50,7 +50,7 @@ test: lint
 
 # The tests under the newest transformers, or under VERSION=5.17.0, the oldest allowed.
 test-transformers: setup
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .transformers \
+	$(BIN)/python -m pip install --quiet --upgrade --target .transformers \
 		"transformers$(if $(VERSION),==$(VERSION))"
 	PYTHONPATH=.transformers $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
