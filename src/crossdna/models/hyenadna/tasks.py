@@ -35,7 +35,7 @@ class HyenaDNAForCausalLM(Headed, HyenaDNAPreTrainedModel, GenerationMixin):  # 
         """The head over the alphabet."""
         return self.lm_head
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **_unused: Any
     ) -> dict[str, Tensor | None]:
         """Read the whole sequence for each new token: nothing is cached."""
