@@ -21,6 +21,7 @@ after --minutes. Results: results/finetune-quality.json, of all cells in --work.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from machine import describe_machine, save_results
 
+from crossdna.analysis.statistics import interval
 from crossdna.analysis.supervised import benchmark
 from crossdna.analysis.supervised.baselines import BASELINES, unsuited
 from crossdna.analysis.supervised.classical import Predictor
@@ -200,7 +202,7 @@ def summarise(options):
         cell = benchmark.read_cell(path)
         commit = cell.made.get("commit", "not recorded")
         commits.setdefault((cell.task, cell.model), set()).add(commit)
-    return [
+    return published_means(options.work) + [
         {
             "list": kinds[row.task],
             **row._asdict(),
@@ -209,6 +211,44 @@ def summarise(options):
         }
         for row in rows
     ]
+
+
+def published_means(work):
+    """The mean over all sets with a published score, of models that have them all."""
+    found = {}
+    for path in sorted((work / benchmark.CELLS).glob("*/*/seed-*.json")):
+        cell = benchmark.read_cell(path)
+        if cell.task in DNABERT2_MCC:
+            model = re.sub(r", \d+ rows", "", cell.model)
+            found.setdefault(model, {}).setdefault(cell.task, []).append(path)
+    rows = []
+    for model, tasks in found.items():
+        if len(tasks) < len(DNABERT2_MCC):
+            continue
+        # Seeds of a set first, so that every set weighs the same.
+        values = [
+            [benchmark.read_cell(path).value for path in paths]
+            for paths in tasks.values()
+        ]
+        draws = [
+            np.mean([np.load(path.with_suffix(".npy")) for path in paths], axis=0)
+            for paths in tasks.values()
+        ]
+        mean = interval(float(np.mean([*map(np.mean, values)])), np.mean(draws, axis=0))
+        rows.append(
+            {
+                "list": "main",
+                "task": f"mean of {len(tasks)}: {', '.join(tasks)}",
+                "model": model,
+                "metric": "mcc",
+                "mean": mean.estimate,
+                "low": mean.low,
+                "high": mean.high,
+                "seeds": [len(paths) for paths in tasks.values()],
+                "dnabert2_published_mcc": float(np.mean([*DNABERT2_MCC.values()])),
+            }
+        )
+    return rows
 
 
 def parse():
