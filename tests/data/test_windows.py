@@ -100,6 +100,8 @@ def test_other_seeds_give_other_windows(make):
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 5
 
 
+# A machine with one core has fewer than the workers.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (0, 7), (2, 7)])
 def test_loader_gives_the_same_whatever_workers_and_batches(make, workers, batch_size):
     dataset = make(samples=40)
