@@ -52,7 +52,7 @@ test: lint
 test-transformers: setup
 	$(BIN)/python -m pip install --quiet --upgrade --target .transformers \
 		"transformers$(if $(VERSION),==$(VERSION))"
-	PYTHONPATH=.transformers $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	PYTHONPATH="$(CURDIR)/.transformers" $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 clean:
 	rm -rf .venv .transformers demo demo-pretrain
