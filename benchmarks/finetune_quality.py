@@ -75,6 +75,8 @@ DNABERT2_MCC = {
     "gue/prom/prom_core_tata": 0.742,
 }
 """Published; full training sets."""
+ROWS = r", (\d+) rows"
+"""In the name of a cell's model."""
 
 
 def sets_of(name, options):
@@ -197,58 +199,61 @@ def summarise(options):
     rows, pairs = benchmark.collect(options.work)
     benchmark.write_tables(rows, pairs, options.work)
     kinds = {task: name for name, tasks in LISTS.items() for task in tasks}
-    commits = {}
-    for path in (options.work / benchmark.CELLS).glob("*/*/seed-*.json"):
-        cell = benchmark.read_cell(path)
-        commit = cell.made.get("commit", "not recorded")
-        commits.setdefault((cell.task, cell.model), set()).add(commit)
-    return published_means(options.work) + [
+    groups = benchmark.group_cells(options.work)
+    return published_means(groups) + [
         {
             "list": kinds[row.task],
             **row._asdict(),
             "dnabert2_published_mcc": DNABERT2_MCC.get(row.task),
-            "commits": sorted(commits[row.task, row.model]),
+            "commits": commits(groups[row.task, row.model].cells),
         }
         for row in rows
     ]
 
 
-def published_means(work):
+def commits(cells):
+    """Those that made the cells; older cells do not say."""
+    return sorted({cell.made.get("commit", "not recorded") for cell in cells})
+
+
+def training_rows(item):
+    """Of a group of cells, as `cell_name` wrote them."""
+    (_, called), _ = item
+    return int(re.search(ROWS, called)[1])
+
+
+def published_means(groups):
     """The mean over all sets with a published score, of models that have them all."""
-    found = {}
-    for path in sorted((work / benchmark.CELLS).glob("*/*/seed-*.json")):
-        cell = benchmark.read_cell(path)
-        if cell.task in DNABERT2_MCC:
-            model = re.sub(r", \d+ rows", "", cell.model)
-            found.setdefault(model, {}).setdefault(cell.task, []).append(path)
-    rows = []
-    for model, tasks in found.items():
-        if len(tasks) < len(DNABERT2_MCC):
-            continue
-        # Seeds of a set first, so that every set weighs the same.
-        values = [
-            [benchmark.read_cell(path).value for path in paths]
-            for paths in tasks.values()
-        ]
-        draws = [
-            np.mean([np.load(path.with_suffix(".npy")) for path in paths], axis=0)
-            for paths in tasks.values()
-        ]
-        mean = interval(float(np.mean([*map(np.mean, values)])), np.mean(draws, axis=0))
-        rows.append(
-            {
-                "list": "main",
-                "task": f"mean of {len(tasks)}: {', '.join(tasks)}",
-                "model": model,
-                "metric": "mcc",
-                "mean": mean.estimate,
-                "low": mean.low,
-                "high": mean.high,
-                "seeds": [len(paths) for paths in tasks.values()],
-                "dnabert2_published_mcc": float(np.mean([*DNABERT2_MCC.values()])),
-            }
-        )
-    return rows
+    models = {}
+    # Training sets differ in size from task to task; of one task the largest counts.
+    for (task, called), group in sorted(groups.items(), key=training_rows):
+        if task in DNABERT2_MCC:
+            model = re.sub(ROWS, "", called)
+            models.setdefault(model, {})[task] = group
+    return [
+        mean_row(model, tasks)
+        for model, tasks in models.items()
+        if len(tasks) == len(DNABERT2_MCC)
+    ]
+
+
+def mean_row(model, tasks):
+    """Every set weighs the same, however many seeds it has."""
+    values = [np.mean([cell.value for cell in group.cells]) for group in tasks.values()]
+    resampled = np.mean([group.resampled for group in tasks.values()], axis=0)
+    mean = interval(float(np.mean(values)), resampled)
+    names = sorted(tasks)
+    return {
+        "list": "main",
+        "task": f"mean of {len(names)}: {', '.join(names)}",
+        "model": model,
+        "metric": "mcc",
+        "mean": mean.estimate,
+        "low": mean.low,
+        "high": mean.high,
+        "seeds": [len(tasks[name].cells) for name in names],
+        "dnabert2_published_mcc": float(np.mean([*DNABERT2_MCC.values()])),
+    }
 
 
 def parse():

@@ -19,6 +19,14 @@ _UMASK: Final = os.umask(0)
 os.umask(_UMASK)
 
 
+def split_named(text: str) -> tuple[str | None, Path]:
+    """Name and path of ``NAME=FILE``; no name where `text` is a file as it stands."""
+    name, equals, rest = text.partition("=")
+    if equals and rest and not Path(text).exists():
+        return name, Path(rest)
+    return None, Path(text)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that becomes `path` on success.

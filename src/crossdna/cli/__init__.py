@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from crossdna.errors import CrossDNAError
+from crossdna.files import split_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,14 +89,12 @@ def _find_shipped(arguments: argparse.Namespace) -> None:
 def _need_inputs(arguments: argparse.Namespace) -> None:
     """Miss a file before torch is loaded, which takes seconds."""
     for name in _INPUTS:
-        given = getattr(arguments, name, None)
-        for path in given if isinstance(given, list) else [given]:
-            if isinstance(path, str | Path) and not Path(path).exists():
-                # One FASTA file per class is given as CLASS=FILE.
-                named = str(path).partition("=")[2] or str(path)
-                if not Path(named).exists():
-                    kind = "recipe" if name == "recipe" else "file"
-                    raise CrossDNAError(f"{named}: no such {kind}")
+        given = getattr(arguments, name, None) or []
+        for text in given if isinstance(given, list) else [given]:
+            _, path = split_named(str(text))
+            if not path.exists():
+                kind = "recipe" if name == "recipe" else "file"
+                raise CrossDNAError(f"{path}: no such {kind}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import polars as pl
 from crossdna.data import base_labels, labelled, similarity, splits
 from crossdna.data import sequence_tables as tables
 from crossdna.errors import CrossDNAError
+from crossdna.files import split_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,7 @@ def read_inputs(paths: Sequence[str | Path], options: InputOptions) -> SequenceT
 
     A class is called as in ``NAME=FILE``, or else as the file.
     """
-    named = [_split_name(str(path)) for path in paths]
+    named = [split_named(str(path)) for path in paths]
     read = [
         tables.read_sequences(
             path, sequence_column=options.sequence_column, genome=options.genome
@@ -80,13 +81,6 @@ def read_inputs(paths: Sequence[str | Path], options: InputOptions) -> SequenceT
     if table.columns.columns == ["id", "description"]:
         return labelled.with_header_labels(table)
     return table
-
-
-def _split_name(text: str) -> tuple[str | None, Path]:
-    name, equals, rest = text.partition("=")
-    if equals and rest and not Path(text).exists():
-        return name, Path(rest)
-    return None, Path(text)
 
 
 def _stem(path: Path) -> str:

@@ -227,22 +227,43 @@ class PairRow(NamedTuple):
     """Two-sided bootstrap probability of no difference."""
 
 
+class CellGroup(NamedTuple):
+    """Finished cells of a model on a task that differ in their seed.
+
+    Attributes
+    ----------
+    cells : list of Cell
+    resampled : ndarray of shape (resamples,)
+        The metric on resampled test rows, mean over the cells.
+    """
+
+    cells: list[Cell]
+    resampled: NDArray[np.float64]
+
+
+def group_cells(folder: Path) -> dict[tuple[str, str], CellGroup]:
+    """All finished cells, by task and model."""
+    groups: dict[tuple[str, str], list[tuple[Cell, NDArray[np.float64]]]] = {}
+    for path in sorted((folder / CELLS).glob("*/*/seed-*.json")):
+        cell = read_cell(path)
+        found = groups.setdefault((cell.task, cell.model), [])
+        found.append((cell, np.load(path.with_suffix(".npy"))))
+    return {
+        key: CellGroup([cell for cell, _ in found], np.mean([r for _, r in found], 0))
+        for key, found in groups.items()
+    }
+
+
 def collect(folder: Path) -> tuple[list[Row], list[PairRow]]:
     """Put all finished cells together.
 
     Intervals are over resampled test rows of the mean over seeds; every model sees the
     same resamples, so that differences are paired.
     """
-    groups: dict[tuple[str, str], list[Path]] = {}
-    for path in sorted((folder / CELLS).glob("*/*/seed-*.json")):
-        cell = read_cell(path)
-        groups.setdefault((cell.task, cell.model), []).append(path)
     rows, draws = [], {}
-    for (task, model), paths in groups.items():
-        cells = [read_cell(path) for path in paths]
-        resampled = np.mean([np.load(p.with_suffix(".npy")) for p in paths], axis=0)
-        draws[task, model] = resampled
-        rows.append(_row(task, model, cells, resampled))
+    for (task, model), group in group_cells(folder).items():
+        draws[task, model] = group.resampled
+        rows.append(_row(task, model, group.cells, group.resampled))
     rows.sort(key=lambda row: (row.task, -np.nan_to_num(row.mean, nan=-9)))
     pairs = []
     for one, other in combinations(rows, 2):

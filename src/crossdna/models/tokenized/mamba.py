@@ -11,7 +11,7 @@ sizes and states stay float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.nn import functional as F
@@ -37,10 +37,9 @@ class OperatorMambaMixer(MambaMixer):
     @force_accelerate_hooks(["conv1d", "dt_proj"])
     def forward(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """Mix (batch, length, channels) over positions, those before only."""
-        call = _Call.of(arguments, options)
-        if _is_left_to_transformers(hidden_states, call):
+        attention_mask, others = _mask_and_others(arguments, options)
+        if _is_left_to_transformers(hidden_states, others):
             return super().forward(hidden_states, *arguments, **options)
-        attention_mask = call.attention_mask
         projected = self.in_proj(_without_padding(hidden_states, attention_mask))
         x, gate = projected.chunk(2, dim=-1)
         u = _without_padding(_convolved(self, x), attention_mask)
@@ -60,10 +59,9 @@ class OperatorMamba2Mixer(Mamba2Mixer):
     @force_accelerate_hooks("conv1d")
     def forward(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Tensor:
         """Mix (batch, length, channels) over positions, those before only."""
-        call = _Call.of(arguments, options)
-        if _is_left_to_transformers(hidden_states, call):
+        attention_mask, others = _mask_and_others(arguments, options)
+        if _is_left_to_transformers(hidden_states, others):
             return super().forward(hidden_states, *arguments, **options)
-        attention_mask = call.attention_mask
         projected = self.in_proj(_without_padding(hidden_states, attention_mask))
         sizes = [self.intermediate_size, self.conv_dim, self.num_heads]
         gate, x, steps = projected.split(sizes, dim=-1)
@@ -98,26 +96,21 @@ def exchange_mixers(net: nn.Module) -> None:
             module.__class__ = _MIXERS[type(module)]
 
 
-class _Call(NamedTuple):
-    """What a mixer is called with beside its hidden states."""
-
-    cache: Any
-    attention_mask: Tensor | None
-    others: dict[str, Any]
-
-    @classmethod
-    def of(cls, arguments: tuple[Any, ...], options: dict[str, Any]) -> _Call:
-        """Sort what transformers gave: the cache is `cache_params` before 5.24."""
-        others = dict(zip(("cache", "attention_mask"), arguments, strict=False))
-        others |= options
-        caches = [others.pop(name, None) for name in ("cache", "cache_params")]
-        cache = next((one for one in caches if one is not None), None)
-        return cls(cache, others.pop("attention_mask", None), others)
+def _mask_and_others(
+    arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Tensor | None, dict[str, Any]]:
+    """What a mixer is called with beside its hidden states, less a cache of None."""
+    others = dict(zip(("cache", "attention_mask"), arguments, strict=False)) | options
+    # The name since transformers 5.24, and before.
+    for name in ("cache", "cache_params"):
+        if others.get(name) is None:
+            others.pop(name, None)
+    return others.pop("attention_mask", None), others
 
 
-def _is_left_to_transformers(hidden_states: Tensor, call: _Call) -> bool:
-    """Whether a call has a cache, faster kernels, or options that we do not know."""
-    if call.cache is not None or call.others:
+def _is_left_to_transformers(hidden_states: Tensor, others: dict[str, Any]) -> bool:
+    """Whether a call has a cache, options that we do not know, or faster kernels."""
+    if others:
         return True
     return hidden_states.is_cuda and gpu.unavailable() is None
 
