@@ -13,7 +13,7 @@ from crossdna.ops.delta_rule import triton as chunks
 from crossdna.ops.dispatch import Backend, always
 from crossdna.ops.short_conv import gpu as taps
 from crossdna.ops.window_attention import gpu as flex
-from crossdna.ops.window_attention import reference as dense
+from crossdna.ops.window_attention.torch import joined
 from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
@@ -32,6 +32,22 @@ def random_ids(rng, batch, length):
 
 def accepts(*_arguments):
     return None
+
+
+def flex_with_gradients(q, k, v, past_keys, past_values, visible, window, theta):
+    """The operator with a dense product: flex_attention has no gradients on a CPU."""
+    k, v = joined(k, v, past_keys, past_values)
+    q, k = flex.rotated(q, k, theta)
+    return flex.attend(dense_product, q, k, v, visible, window)
+
+
+def dense_product(q, k, v, block_mask):
+    queries, keys = torch.arange(q.shape[2]), torch.arange(k.shape[2])
+    batch, head = torch.arange(q.shape[0]), torch.arange(q.shape[1])
+    seen = block_mask.mask_mod(
+        batch[:, None, None, None], head[:, None, None], queries[:, None], keys
+    )
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
 @pytest.fixture
@@ -109,8 +125,7 @@ def test_pretraining_steps(rng, gpu_path, compiled):
         model = make().train()
         objective = CrossDNAObjective(settings, model)
         if on_gpu:
-            # flex_attention has no gradients on a CPU.
-            gpu_path(attention=dense.window_attention)
+            gpu_path(attention=flex_with_gradients)
             if compiled:
                 compile_layers(model, objective, backend="aot_eager")
         objective.prepare(model, 1000)

@@ -127,6 +127,20 @@ def test_bfloat16_errs_by_its_rounding(pieces, interpreter, monkeypatch):
     assert (state - expected_state).norm() < 0.015 * expected_state.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parallel_keys_do_not_blow_up(dtype, interpreter):
+    """All keys alike, as in a repeat, is the worst case for the triangular solve."""
+    operands = make(1, 128, 2, 64, 64, dtype=torch.float32)
+    operands[1] = torch.ones_like(operands[1])
+    operands[3] = torch.zeros_like(operands[3])
+    operands[4] = torch.ones_like(operands[4])
+    operands[5] = torch.tensor([0.3, 0.9])
+    operands[:3] = [x.to(dtype) for x in operands[:3]]
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for found, expected in zip(run(*operands), exact(*operands), strict=True):
+        assert (found - expected).norm() < tolerance * expected.norm()
+
+
 def test_the_operators_are_what_torch_wants_of_them(interpreter):
     given = fla.comba_arguments(*make(1, 70, 2, 16, 16), torch.float32)
     *operands, start = (

@@ -86,35 +86,25 @@ def _decays(later, earlier, kept):
 
 
 @triton.jit
-def _inverse(A, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
-    """Invert I + A, A strictly lower triangular (CHUNK, CHUNK) float32.
+def _inverse(N, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
+    """Invert I - N, N strictly lower triangular (64, 64) float32.
 
-    Blocks of 16 on the diagonal by substitution, all at once; then, from blocks of
-    half the size, T <- T - T (A between the halves) T.
+    Of blocks of two tokens the inverse is I + N; then, from blocks of half the size,
+    T <- T + T (N between the halves) T, five times.
     """
-    BLOCKS: tl.constexpr = CHUNK // 16
-    block = tl.arange(0, BLOCKS)
-    within = tl.arange(0, 16)
-    diagonal = (block[:, None] == block[None, :])[:, None, :, None]
-    cut = tl.reshape(A, (BLOCKS, 16, BLOCKS, 16))
-    small = tl.sum(tl.where(diagonal, cut, 0.0), axis=2)
-    unit = (within[:, None] == within[None, :]).to(tl.float32)
-    T = tl.broadcast_to(unit[None, :, :], (BLOCKS, 16, 16))
-    for i in range(1, 16):
-        here = (within == i)[None, :, None]
-        row = tl.sum(tl.where(here, small, 0.0), axis=1)
-        solved = tl.sum(row[:, :, None] * T, axis=1)
-        T = tl.where(here, T - solved[:, None, :], T)
-    spread = tl.broadcast_to(T[:, :, None, :], (BLOCKS, 16, BLOCKS, 16))
-    T = tl.reshape(tl.where(diagonal, spread, 0.0), (CHUNK, CHUNK))
     token = tl.arange(0, CHUNK)
-    size: tl.constexpr = 16
-    for doubling in tl.static_range(2):
-        half = token // (size << doubling)
-        pair = half // 2
-        between = (pair[:, None] == pair[None, :]) & (half[:, None] > half[None, :])
-        left = tl.dot(T, tl.where(between, A, 0.0), input_precision=PRECISION)
-        T -= tl.dot(left, T, input_precision=PRECISION)
+    pair = (token[:, None] // 2) == (token[None, :] // 2)
+    T = tl.where(token[:, None] == token[None, :], 1.0, tl.where(pair, N, 0.0))
+    # float16 has the digits of tf32, and products read it without shuffles.
+    dtype: tl.constexpr = tl.float16 if PRECISION == "tf32" else tl.float32
+    N = N.to(dtype)
+    for doubling in tl.static_range(5):
+        half = token // (2 << doubling)
+        pair = (half[:, None] // 2) == (half[None, :] // 2)
+        between = tl.where(pair & (half[:, None] > half[None, :]), N, 0.0)
+        rounded = T.to(dtype)
+        left = tl.dot(rounded, between.to(dtype), input_precision=PRECISION).to(dtype)
+        T = tl.dot(left, rounded, T, input_precision=PRECISION)
     return T
 
 
@@ -133,9 +123,9 @@ def solve(
     G = tl.cumsum(decay, axis=0)
     place = tl.arange(0, CHUNK)
     before = place[:, None] > place[None, :]
-    A = tl.dot(p_rows, tl.trans(k_rows), input_precision=PRECISION)
-    A *= strength[:, None] * _decays(G - decay, G, before)
-    T = _inverse(A, CHUNK, PRECISION)
+    N = tl.dot(p_rows, tl.trans(k_rows), input_precision=PRECISION)
+    N *= -strength[:, None] * _decays(G - decay, G, before)
+    T = _inverse(N, CHUNK, PRECISION)
     _store_rows(inverse, T, at, present, CHUNK, 0, CHUNK)
 
 

@@ -36,9 +36,15 @@ def window_attention(
     from torch.nn.attention.flex_attention import flex_attention
 
     k, v = joined(k, v, past_keys, past_values)
-    cosines, sines = rotary_table(k, k.shape[1], rope_theta)
-    q, k = fused(turned)(q, k, cosines, sines)
+    q, k = rotated(q, k, rope_theta)
     return attend(fused(flex_attention), q, k, v, visible, window)
+
+
+def rotated(q: Tensor, k: Tensor, theta: float) -> tuple[Tensor, Tensor]:
+    """Turn q and k by their rotary angles; q stands at the last positions of k."""
+    # Nothing flows back to where the angles' device and width came from.
+    cosines, sines = rotary_table(k.detach(), k.shape[1], theta)
+    return fused(turned)(q, k, cosines, sines)
 
 
 @torch.library.custom_op("crossdna::rotary_table", mutates_args=())
