@@ -35,12 +35,14 @@ DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 FLOAT32 = [
     "g",
     "beta",
+    "erase",
     "start",
     "end",
     "d_end",
     "d_start",
     "dg",
     "dbeta",
+    "derase",
     "weight",
     "d_weight",
 ]

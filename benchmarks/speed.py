@@ -139,7 +139,7 @@ def straightforward():
         mock.patch.object(linear_module, "linear", F.linear),
         mock.patch.object(crossdna_layers, "TILE_ROWS", 2**62),
         mock.patch.object(streams, "joins_blocks", return_value=False),
-        mock.patch.object(fusion, "PLAIN", {"comba_arguments", "turned"}),
+        mock.patch.object(fusion, "PLAIN", {"kernel_operands", "turned"}),
     ]
     if torch.cuda.is_available():
         convolved = functools.partial(dilated_conv, backend="torch")

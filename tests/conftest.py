@@ -60,7 +60,7 @@ def interpreter(monkeypatch):
     from crossdna.ops import fusion
 
     # Operands are prepared without a compiler.
-    monkeypatch.setattr(fusion, "PLAIN", {"comba_arguments"})
+    monkeypatch.setattr(fusion, "PLAIN", {"kernel_operands"})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from crossdna.errors import BackendUnavailableError, CrossDNAError
-from crossdna.ops.delta_rule import delta_rule, fla
+from crossdna.ops.delta_rule import delta_rule, fla, triton
 from crossdna.ops.delta_rule.reference import normalise
 from crossdna.ops.fusion import fused
 
@@ -233,16 +233,17 @@ def test_what_the_gpu_kernel_is_handed():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_operands_prepared_by_the_compiler_are_the_same(dtype):
+@pytest.mark.parametrize("function", [fla.comba_arguments, triton.kernel_operands])
+def test_operands_prepared_by_the_compiler_are_the_same(function, dtype):
     """Traced once for all lengths, with gradients; on a GPU this is one kernel."""
-    compiled = fused(fla.comba_arguments, "aot_eager")
+    compiled = fused(function, "aot_eager")
     for length in (33, 70):
         operands = make(2, length, 3, 8, 12, dtype=torch.float32)
         leaves = [[x.clone().requires_grad_() for x in operands] for _ in range(2)]
         results = []
-        for prepare, own in zip((fla.comba_arguments, compiled), leaves, strict=True):
+        for prepare, own in zip((function, compiled), leaves, strict=True):
             arguments = prepare(*own, dtype)
-            sum(x.float().square().mean() for x in arguments[:4]).backward()
+            sum(x.float().square().mean() for x in arguments[:6]).backward()
             results.append([*arguments[:6], *(x.grad for x in own[:3])])
         for one, other in zip(*results, strict=True):
             assert one.dtype == other.dtype

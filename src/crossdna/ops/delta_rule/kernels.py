@@ -5,16 +5,17 @@
 Within a chunk, with G the sum of log decays up to a token and G' the same without its
 own, S the state at the chunk's beginning, and s < t two tokens:
 
-    (I + A) u = r,  A[t, s] = beta[t] exp(G'[t] - G[s]) (p[t] . k[s])
-                    r[t]    = beta[t] (v[t] - exp(G'[t]) p[t] S)
+    (I + A) u = r,  A[t, s] = erase[t] exp(G'[t] - G[s]) (k[t] . k[s])
+                    r[t]    = beta[t] v[t] - erase[t] exp(G'[t]) k[t] S
     o[t] = scale (exp(G[t]) q[t] S
                   + sum over s <= t of exp(G[t] - G[s]) (q[t] . k[s]) u[s])
     S at the end = exp(G[last]) S + sum over s of exp(G[last] - G[s]) k[s] u[s]^T
 
 `solve` inverts I + A for all chunks at once, `run` passes the state from chunk to
 chunk; `run_backward` passes its gradient back, and `gradients` has those of the
-operands for all chunks at once. Yang et al., Gated delta networks (2025), with the
-feedback key p of Comba (2025). Sums are float32; products read the operands' dtype.
+operands for all chunks at once. Yang et al., Gated delta networks (2025); the feedback
+key of Comba (2025) is a multiple of k, so that `erase` holds it beside beta. Sums are
+float32; products read the operands' dtype.
 """
 
 from __future__ import annotations
@@ -110,28 +111,27 @@ def _inverse(N, CHUNK: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def solve(
-    k, p, g, beta, inverse,
+    k, g, erase, inverse,
     length, heads, keys,
     CHUNK: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write (I + A)^-1 of every chunk to (batch, length, heads, CHUNK)."""
     at, present = _tokens(tl.program_id(0), tl.program_id(1), length, heads, CHUNK)
     k_rows = _load_rows(k, at, present, keys, 0, KEYS)
-    p_rows = _load_rows(p, at, present, keys, 0, KEYS)
     decay = tl.load(g + at, mask=present, other=0.0)
-    strength = tl.load(beta + at, mask=present, other=0.0)
+    erased = tl.load(erase + at, mask=present, other=0.0)
     G = tl.cumsum(decay, axis=0)
     place = tl.arange(0, CHUNK)
     before = place[:, None] > place[None, :]
-    N = tl.dot(p_rows, tl.trans(k_rows), input_precision=PRECISION)
-    N *= -strength[:, None] * _decays(G - decay, G, before)
+    N = tl.dot(k_rows, tl.trans(k_rows), input_precision=PRECISION)
+    N *= -erased[:, None] * _decays(G - decay, G, before)
     T = _inverse(N, CHUNK, PRECISION)
     _store_rows(inverse, T, at, present, CHUNK, 0, CHUNK)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def run(
-    q, k, v, p, g, beta, inverse, start, output, end, states, written,
+    q, k, v, g, beta, erase, inverse, start, output, end, states, written,
     scale, length, heads, keys, values,
     CHUNK: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
     KEEP: tl.constexpr, PRECISION: tl.constexpr,
@@ -155,16 +155,16 @@ def run(
         at, present = _tokens(sequence, chunk, length, heads, CHUNK)
         q_rows = _load_rows(q, at, present, keys, 0, KEYS)
         k_rows = _load_rows(k, at, present, keys, 0, KEYS)
-        p_rows = _load_rows(p, at, present, keys, 0, KEYS)
         v_rows = _load_rows(v, at, present, values, first, VALUES)
         T = _load_rows(inverse, at, present, CHUNK, 0, CHUNK)
         decay = tl.load(g + at, mask=present, other=0.0)
         strength = tl.load(beta + at, mask=present, other=0.0)
+        erased = tl.load(erase + at, mask=present, other=0.0)
         G = tl.cumsum(decay, axis=0)
         last = tl.sum(decay, axis=0)
         rounded = S.to(dtype)
-        read = tl.dot(p_rows, rounded, input_precision=PRECISION)
-        r = strength[:, None] * (v_rows - tl.exp(G - decay)[:, None] * read)
+        read = tl.dot(k_rows, rounded, input_precision=PRECISION)
+        r = strength[:, None] * v_rows - (erased * tl.exp(G - decay))[:, None] * read
         u = tl.dot(T, r.to(dtype), input_precision=PRECISION).to(dtype)
         if KEEP:
             _store_rows(written, u, at, present, values, first, VALUES)
@@ -181,7 +181,7 @@ def run(
 
 @triton.jit(do_not_specialize=SIZES)
 def run_backward(
-    q, k, p, g, beta, inverse, d_output, d_end, d_start, d_states, d_solved,
+    q, k, g, erase, inverse, d_output, d_end, d_start, d_states, d_solved,
     scale, length, heads, keys, values,
     CHUNK: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -204,11 +204,10 @@ def run_backward(
         at, present = _tokens(sequence, chunk, length, heads, CHUNK)
         q_rows = _load_rows(q, at, present, keys, 0, KEYS)
         k_rows = _load_rows(k, at, present, keys, 0, KEYS)
-        p_rows = _load_rows(p, at, present, keys, 0, KEYS)
         do = _load_rows(d_output, at, present, values, first, VALUES)
         T = _load_rows(inverse, at, present, CHUNK, 0, CHUNK)
         decay = tl.load(g + at, mask=present, other=0.0)
-        strength = tl.load(beta + at, mask=present, other=0.0)
+        erased = tl.load(erase + at, mask=present, other=0.0)
         G = tl.cumsum(decay, axis=0)
         last = tl.sum(decay, axis=0)
         M = tl.dot(q_rows, tl.trans(k_rows), input_precision=PRECISION)
@@ -219,7 +218,7 @@ def run_backward(
         dr = tl.dot(tl.trans(T), du.to(dtype), input_precision=PRECISION).to(dtype)
         _store_rows(d_solved, dr, at, present, values, first, VALUES)
         read = (q_rows * (scale * tl.exp(G))[:, None]).to(dtype)
-        fed = (p_rows * (strength * tl.exp(G - decay))[:, None]).to(dtype)
+        fed = (k_rows * (erased * tl.exp(G - decay))[:, None]).to(dtype)
         dS = dS * tl.exp(last)
         dS += tl.dot(tl.trans(read), do, input_precision=PRECISION)
         dS -= tl.dot(tl.trans(fed), dr, input_precision=PRECISION)
@@ -228,8 +227,8 @@ def run_backward(
 
 @triton.jit(do_not_specialize=SIZES)
 def gradients(
-    q, k, v, p, g, beta, written, states, d_output, d_states, d_solved,
-    dq, dk, dv, dp, dg, dbeta,
+    q, k, v, g, beta, erase, written, states, d_output, d_states, d_solved,
+    dq, dk, dv, dg, dbeta, derase,
     scale, length, heads, keys, values,
     CHUNK: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -240,7 +239,6 @@ def gradients(
     number = sequence.to(tl.int64) * tl.cdiv(length, CHUNK) + chunk
     dtype = q.dtype.element_ty
     decay = tl.load(g + at, mask=present, other=0.0)
-    strength = tl.load(beta + at, mask=present, other=0.0)
     G = tl.cumsum(decay, axis=0)
     last = tl.sum(decay, axis=0)
     place = tl.arange(0, CHUNK)
@@ -252,50 +250,46 @@ def gradients(
     dS = _load_state(d_states, number, keys, values, 0, KEYS, VALUES)
     dk_rows = tl.dot(u, tl.trans(dS), input_precision=PRECISION)
     dk_rows *= tl.exp(last - G)[:, None]
-    moved = tl.sum(dk_rows * k_rows, axis=1)
-    dG = -moved
     d_last = tl.exp(last) * tl.sum(S.to(tl.float32) * dS.to(tl.float32))
-    d_last += tl.sum(moved, axis=0)
+    d_last += tl.sum(dk_rows * k_rows)
 
     # Through the output.
     q_rows = _load_rows(q, at, present, keys, 0, KEYS)
     do = _load_rows(d_output, at, present, values, 0, VALUES)
     N = tl.dot(do, tl.trans(u), input_precision=PRECISION)
     N *= scale * _decays(G, G, place[:, None] >= place[None, :])
-    pairs = tl.dot(q_rows, tl.trans(k_rows), input_precision=PRECISION) * N
-    dG += tl.sum(pairs, axis=1) - tl.sum(pairs, axis=0)
     N = N.to(dtype)
     dq_rows = tl.dot(do, tl.trans(S), input_precision=PRECISION)
     dq_rows *= (scale * tl.exp(G))[:, None]
-    dG += tl.sum(dq_rows * q_rows, axis=1)
-    dq_rows += tl.dot(N, k_rows, input_precision=PRECISION)
+    dq_rows = tl.dot(N, k_rows, dq_rows, input_precision=PRECISION)
     _store_rows(dq, dq_rows, at, present, keys, 0, KEYS)
-    dk_rows += tl.dot(tl.trans(N), q_rows, input_precision=PRECISION)
+    dG = tl.sum(dq_rows * q_rows, axis=1)
+    dk_rows = tl.dot(tl.trans(N), q_rows, dk_rows, input_precision=PRECISION)
 
     # Through what was written.
-    p_rows = _load_rows(p, at, present, keys, 0, KEYS)
     dr = _load_rows(d_solved, at, present, values, 0, VALUES)
-    B = -tl.dot(dr, tl.trans(u), input_precision=PRECISION)
-    B *= _decays(G - decay, G, place[:, None] > place[None, :])
-    pairs = tl.dot(p_rows, tl.trans(k_rows), input_precision=PRECISION) * B
-    d_strength = tl.sum(pairs, axis=1)
-    dG -= tl.sum(pairs * strength[:, None], axis=0)
-    B = (B * strength[:, None]).to(dtype)
-    dp_rows = tl.dot(dr, tl.trans(S), input_precision=PRECISION)
-    dp_rows *= -tl.exp(G - decay)[:, None]
-    d_strength += tl.sum(dp_rows * p_rows, axis=1)
-    dG_before = d_strength * strength
-    dp_rows *= strength[:, None]
-    dp_rows += tl.dot(B, k_rows, input_precision=PRECISION)
-    _store_rows(dp, dp_rows, at, present, keys, 0, KEYS)
-    dk_rows += tl.dot(tl.trans(B), p_rows, input_precision=PRECISION)
-    _store_rows(dk, dk_rows, at, present, keys, 0, KEYS)
     v_rows = _load_rows(v, at, present, values, 0, VALUES)
-    d_strength += tl.sum(dr.to(tl.float32) * v_rows, axis=1)
-    _store_rows(dv, dr * strength[:, None], at, present, values, 0, VALUES)
+    d_strength = tl.sum(dr.to(tl.float32) * v_rows, axis=1)
     tl.store(dbeta + at, d_strength, mask=present)
+    strength = tl.load(beta + at, mask=present, other=0.0)
+    _store_rows(dv, dr * strength[:, None], at, present, values, 0, VALUES)
+    B = tl.dot(dr, tl.trans(u), input_precision=PRECISION)
+    B *= -_decays(G - decay, G, place[:, None] > place[None, :])
+    B = B.to(dtype)
+    d_fed = tl.dot(dr, tl.trans(S), input_precision=PRECISION)
+    d_fed *= -tl.exp(G - decay)[:, None]
+    d_fed = tl.dot(B, k_rows, d_fed, input_precision=PRECISION)
+    tl.store(derase + at, tl.sum(d_fed * k_rows, axis=1), mask=present)
+    erased = tl.load(erase + at, mask=present, other=0.0)
+    fed = (k_rows * erased[:, None]).to(dtype)
+    dG_before = tl.sum(d_fed * fed, axis=1)
+    dk_rows = tl.dot(tl.trans(B), fed, dk_rows, input_precision=PRECISION)
+    dG -= tl.sum(dk_rows * k_rows, axis=1)
+    _store_rows(dk, dk_rows + d_fed * erased[:, None], at, present, keys, 0, KEYS)
 
-    # Each decay is part of all later sums.
+    # exp(G) stands beside q and, without the token's own decay, beside a key that
+    # reads, exp(-G) beside a key that wrote; what these products share is rounded
+    # alike, so that it still cancels. Each decay is part of all later sums.
     both = dG + dG_before
     later = tl.sum(both, axis=0) - tl.cumsum(both, axis=0) + both
     tl.store(dg + at, later - dG_before + d_last, mask=present)

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from crossdna.ops import fusion
 from crossdna.ops.delta_rule import torch as chunked
-from crossdna.ops.delta_rule.fla import comba_arguments, kernel_dtype, trains
+from crossdna.ops.delta_rule.fla import kernel_dtype, trains
+from crossdna.ops.delta_rule.reference import EPSILON, normalise
 from crossdna.ops.dispatch import probe
 from crossdna.ops.fusion import fused
 
@@ -35,7 +36,7 @@ SEGMENT = 64
 PIECES = 8
 DTYPES = {torch.float32, torch.float16, torch.bfloat16}
 SOLVE = RUN = {"num_warps": 4, "num_stages": 2}
-GRADIENTS = {"num_warps": 8, "num_stages": 1}
+GRADIENTS = {"num_warps": 4, "num_stages": 1}
 
 
 def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,13 +44,45 @@ def delta_rule(*operands: Tensor) -> tuple[Tensor, Tensor]:
     dtype = kernel_dtype(operands[2])
     with torch.autocast(operands[2].device.type, enabled=False):
         # As one kernel: a dozen would move several times its bytes.
-        given = fused(comba_arguments)(*operands, dtype)
-        rule = Rule(given[:6], given.scale, trains(operands))
-        batch, length, heads = given.k.shape[:3]
+        *prepared, start = fused(kernel_operands)(*operands, dtype)
+        batch, length, heads, keys = operands[1].shape
+        rule = Rule(prepared, keys**-0.5, trains(operands))
         count = segments(batch * heads, length // CHUNK)
         if count == 1:
-            return rule.run(given.initial_state)
-        return rule.run_in_segments(given.initial_state, count)
+            return rule.run(start)
+        return rule.run_in_segments(start, count)
+
+
+def kernel_operands(  # noqa: PLR0913 - the operator has these operands
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor,
+    beta: Tensor,
+    feedback: Tensor,
+    correction: Tensor,
+    initial_state: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, ...]:
+    """Give the kernels' q, k, v, g, beta, erase and the state at the start.
+
+    q and k are normalised in float32 and then rounded to `dtype`. The feedback key is
+    a multiple of the normalised k, which `erase` has beside beta.
+    """
+    q32, k32, feedback = q.float(), k.float(), feedback.float()
+    q32 = q32 - (correction * feedback)[..., None] * k32
+    squares = k32.square().sum(-1)
+    feedback = feedback * torch.rsqrt(feedback.square() * squares + EPSILON)
+    erase = beta.float() * feedback * torch.sqrt(squares + EPSILON)
+    return (
+        normalise(q32).to(dtype),
+        normalise(k32).to(dtype),
+        v.to(dtype).contiguous(),
+        log_decay.float(),
+        beta.float(),
+        erase,
+        initial_state.float(),
+    )
 
 
 def segments(sequences: int, chunks: int) -> int:
@@ -76,8 +109,8 @@ class Rule:
         self.operands, self.scale, self.keep = operands, scale, keep
         if inverse is None:
             # The backward pass of `_chunks` differentiates the inverses too.
-            _, k, _, p, g, beta = (x.detach() for x in operands)
-            inverse = _inverses(k, p, g, beta)
+            _, k, _, g, _, erase = (x.detach() for x in operands)
+            inverse = _inverses(k, g, erase)
         self.inverse = inverse
 
     def run(self, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,23 +160,23 @@ class Rule:
 
 
 @torch.library.custom_op("crossdna::delta_rule_inverses", mutates_args=())
-def _inverses(k: Tensor, p: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+def _inverses(k: Tensor, g: Tensor, erase: Tensor) -> Tensor:
     """Give each chunk's triangular inverse, (batch, length, heads, CHUNK)."""
     from crossdna.ops.delta_rule import kernels
 
-    k, p, g, beta = (x.contiguous() for x in (k, p, g, beta))
+    k, g, erase = (x.contiguous() for x in (k, g, erase))
     inverse = _empty_inverses(k)
     sizes = Sizes(k, k)
     # Triton launches on the current device.
     with torch.cuda.device_of(k):
         kernels.solve[sizes.sequences, sizes.chunks](
-            k, p, g, beta, inverse, *sizes.lengths[:3], **sizes.solve, **SOLVE
+            k, g, erase, inverse, *sizes.lengths[:3], **sizes.solve, **SOLVE
         )
     return inverse
 
 
 @_inverses.register_fake
-def _(k: Tensor, p: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+def _(k: Tensor, g: Tensor, erase: Tensor) -> Tensor:
     return _empty_inverses(k)
 
 
@@ -156,9 +189,9 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    p: Tensor,
     g: Tensor,
     beta: Tensor,
+    erase: Tensor,
     inverse: Tensor,
     start: Tensor,
     scale: float,
@@ -167,15 +200,15 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
     """Give output, end, and for the backward pass states and u."""
     from crossdna.ops.delta_rule import kernels
 
-    q, k, v, p, g, beta, inverse, start = (
-        x.contiguous() for x in (q, k, v, p, g, beta, inverse, start)
+    q, k, v, g, beta, erase, inverse, start = (
+        x.contiguous() for x in (q, k, v, g, beta, erase, inverse, start)
     )
     sizes = Sizes(k, v)
     output, end, states, written = _empty(q, v, start, keep)
     # Triton launches on the current device.
     with torch.cuda.device_of(k):
         kernels.run[sizes.sequences, sizes.columns](
-            *(q, k, v, p, g, beta, inverse, start, output, end, states, written),
+            *(q, k, v, g, beta, erase, inverse, start, output, end, states, written),
             scale,
             *sizes.lengths,
             **sizes.run,
@@ -190,9 +223,9 @@ def _(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    p: Tensor,
     g: Tensor,
     beta: Tensor,
+    erase: Tensor,
     inverse: Tensor,
     start: Tensor,
     scale: float,
@@ -222,44 +255,46 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    p: Tensor,
     g: Tensor,
     beta: Tensor,
+    erase: Tensor,
     inverse: Tensor,
     states: Tensor,
     written: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Give the gradients of q, k, v, p, g, beta and of the state at the start."""
+    """Give the gradients of q, k, v, g, beta, erase and of the state at the start."""
     from crossdna.ops.delta_rule import kernels
 
     d_output, d_end = d_output.to(q.dtype).contiguous(), d_end.float().contiguous()
-    q, k, v, p, g, beta, inverse = (
-        x.contiguous() for x in (q, k, v, p, g, beta, inverse)
+    q, k, v, g, beta, erase, inverse = (
+        x.contiguous() for x in (q, k, v, g, beta, erase, inverse)
     )
     sizes = Sizes(k, v)
     d_start, d_states, d_solved = (
         torch.empty_like(x) for x in (d_end, states, written)
     )
-    dq, dk, dv, dp, dg, dbeta = (torch.empty_like(x) for x in (q, k, v, p, g, beta))
+    dq, dk, dv, dg, dbeta, derase = (
+        torch.empty_like(x) for x in (q, k, v, g, beta, erase)
+    )
     # Triton launches on the current device.
     with torch.cuda.device_of(k):
         kernels.run_backward[sizes.sequences, sizes.columns](
-            *(q, k, p, g, beta, inverse, d_output, d_end, d_start, d_states, d_solved),
+            *(q, k, g, erase, inverse, d_output, d_end, d_start, d_states, d_solved),
             scale,
             *sizes.lengths,
             **sizes.run,
             **RUN,
         )
         kernels.gradients[sizes.sequences, sizes.chunks](
-            *(q, k, v, p, g, beta, written, states, d_output, d_states, d_solved),
-            *(dq, dk, dv, dp, dg, dbeta),
+            *(q, k, v, g, beta, erase, written, states, d_output, d_states, d_solved),
+            *(dq, dk, dv, dg, dbeta, derase),
             scale,
             *sizes.lengths,
             **sizes.gradients,
             **GRADIENTS,
         )
-    return dq, dk, dv, dp, dg, dbeta, d_start
+    return dq, dk, dv, dg, dbeta, derase, d_start
 
 
 @_backward.register_fake
@@ -269,18 +304,18 @@ def _(  # noqa: PLR0913 - the operator has these operands
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    p: Tensor,
     g: Tensor,
     beta: Tensor,
+    erase: Tensor,
     inverse: Tensor,
     states: Tensor,
     written: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    q, k, v, p, g, beta, end = (
-        x.new_empty(x.shape) for x in (q, k, v, p, g, beta, d_end)
+    q, k, v, g, beta, erase, end = (
+        x.new_empty(x.shape) for x in (q, k, v, g, beta, erase, d_end)
     )
-    return q, k, v, p, g, beta, end.float()
+    return q, k, v, g, beta, erase, end.float()
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
