@@ -51,6 +51,7 @@ INTEGERS = [
     "heads",
     "keys",
     "values",
+    "v_heads",
     "x_batch",
     "x_length",
     "dy_batch",

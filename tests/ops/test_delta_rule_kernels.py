@@ -32,6 +32,25 @@ def test_equals_the_reference_with_gradients(length, interpreter, assert_same):
     assert_same(run, exact, inputs, tolerance=3e-4)
 
 
+@pytest.mark.parametrize("widths", [(16, 16), (16, 32), (16, 24)])
+def test_vectors_cut_out_of_rows_are_read_where_they_lie(
+    widths, interpreter, assert_same
+):
+    """As the model has them, one projection's q, k and v side by side."""
+    _, _, _, *others = make(2, 70, 2, *widths, dtype=torch.float32)
+    keys, values = widths
+    rows = torch.randn(2, 70, 2 * (2 * keys + values), dtype=torch.float32)
+
+    def cut(rule):
+        def function(rows, *others):
+            parts = rows.split((2 * keys, 2 * keys, 2 * values), dim=-1)
+            return rule(*(x.unflatten(-1, (2, -1)) for x in parts), *others)
+
+        return function
+
+    assert_same(cut(run), cut(exact), (rows, *others), tolerance=3e-4)
+
+
 @pytest.mark.parametrize("programs", [1, 256])
 def test_columns_of_a_state_are_independent(
     programs, interpreter, assert_same, monkeypatch

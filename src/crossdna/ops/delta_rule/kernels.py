@@ -28,11 +28,14 @@ SIZES = ("length",)
 
 
 @triton.jit
-def _tokens(sequence, chunk, length, heads, CHUNK: tl.constexpr):
-    """Numbers of a chunk's tokens in (batch, length, heads), and which exist."""
+def _tokens(sequence, chunk, length, heads, row, CHUNK: tl.constexpr):
+    """Numbers of a chunk's tokens in (batch, length, row), and which exist.
+
+    `row` is `heads`, or more where a token has other vectors beside them.
+    """
     token = chunk * CHUNK + tl.arange(0, CHUNK)
     first = (sequence // heads).to(tl.int64) * length
-    return (first + token) * heads + sequence % heads, token < length
+    return (first + token) * row + sequence % heads, token < length
 
 
 @triton.jit
@@ -116,7 +119,9 @@ def solve(
     CHUNK: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write (I + A)^-1 of every chunk to (batch, length, heads, CHUNK)."""
-    at, present = _tokens(tl.program_id(0), tl.program_id(1), length, heads, CHUNK)
+    at, present = _tokens(
+        tl.program_id(0), tl.program_id(1), length, heads, heads, CHUNK
+    )
     k_rows = _load_rows(k, at, present, keys, 0, KEYS)
     decay = tl.load(g + at, mask=present, other=0.0)
     erased = tl.load(erase + at, mask=present, other=0.0)
@@ -132,7 +137,7 @@ def solve(
 @triton.jit(do_not_specialize=SIZES)
 def run(
     q, k, v, g, beta, erase, inverse, start, output, end, states, written,
-    scale, length, heads, keys, values,
+    scale, length, heads, keys, values, v_heads,
     CHUNK: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
     KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -152,10 +157,11 @@ def run(
         if KEEP:
             number = sequence.to(tl.int64) * chunks + chunk
             _store_state(states, S, number, keys, values, first, KEYS, VALUES)
-        at, present = _tokens(sequence, chunk, length, heads, CHUNK)
+        at, present = _tokens(sequence, chunk, length, heads, heads, CHUNK)
         q_rows = _load_rows(q, at, present, keys, 0, KEYS)
         k_rows = _load_rows(k, at, present, keys, 0, KEYS)
-        v_rows = _load_rows(v, at, present, values, first, VALUES)
+        v_at, _ = _tokens(sequence, chunk, length, heads, v_heads, CHUNK)
+        v_rows = _load_rows(v, v_at, present, values, first, VALUES)
         T = _load_rows(inverse, at, present, CHUNK, 0, CHUNK)
         decay = tl.load(g + at, mask=present, other=0.0)
         strength = tl.load(beta + at, mask=present, other=0.0)
@@ -201,7 +207,7 @@ def run_backward(
         chunk = chunks - 1 - back
         number = sequence.to(tl.int64) * chunks + chunk
         _store_state(d_states, dS, number, keys, values, first, KEYS, VALUES)
-        at, present = _tokens(sequence, chunk, length, heads, CHUNK)
+        at, present = _tokens(sequence, chunk, length, heads, heads, CHUNK)
         q_rows = _load_rows(q, at, present, keys, 0, KEYS)
         k_rows = _load_rows(k, at, present, keys, 0, KEYS)
         do = _load_rows(d_output, at, present, values, first, VALUES)
@@ -229,13 +235,13 @@ def run_backward(
 def gradients(
     q, k, v, g, beta, erase, written, states, d_output, d_states, d_solved,
     dq, dk, dv, dg, dbeta, derase,
-    scale, length, heads, keys, values,
+    scale, length, heads, keys, values, v_heads,
     CHUNK: tl.constexpr, KEYS: tl.constexpr, VALUES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of the operands, each chunk for itself."""
     sequence, chunk = tl.program_id(0), tl.program_id(1)
-    at, present = _tokens(sequence, chunk, length, heads, CHUNK)
+    at, present = _tokens(sequence, chunk, length, heads, heads, CHUNK)
     number = sequence.to(tl.int64) * tl.cdiv(length, CHUNK) + chunk
     dtype = q.dtype.element_ty
     decay = tl.load(g + at, mask=present, other=0.0)
@@ -268,7 +274,8 @@ def gradients(
 
     # Through what was written.
     dr = _load_rows(d_solved, at, present, values, 0, VALUES)
-    v_rows = _load_rows(v, at, present, values, 0, VALUES)
+    v_at, _ = _tokens(sequence, chunk, length, heads, v_heads, CHUNK)
+    v_rows = _load_rows(v, v_at, present, values, 0, VALUES)
     d_strength = tl.sum(dr.to(tl.float32) * v_rows, axis=1)
     tl.store(dbeta + at, d_strength, mask=present)
     strength = tl.load(beta + at, mask=present, other=0.0)

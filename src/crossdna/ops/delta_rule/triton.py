@@ -77,7 +77,7 @@ def kernel_operands(  # noqa: PLR0913 - the operator has these operands
     return (
         normalise(q32).to(dtype),
         normalise(k32).to(dtype),
-        v.to(dtype).contiguous(),
+        v.to(dtype),
         log_decay.float(),
         beta.float(),
         erase,
@@ -200,9 +200,10 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
     """Give output, end, and for the backward pass states and u."""
     from crossdna.ops.delta_rule import kernels
 
-    q, k, v, g, beta, erase, inverse, start = (
-        x.contiguous() for x in (q, k, v, g, beta, erase, inverse, start)
+    q, k, g, beta, erase, inverse, start = (
+        x.contiguous() for x in (q, k, g, beta, erase, inverse, start)
     )
+    v, v_heads = _beside_others(v)
     sizes = Sizes(k, v)
     output, end, states, written = _empty(q, v, start, keep)
     # Triton launches on the current device.
@@ -211,6 +212,7 @@ def _chunks(  # noqa: PLR0913 - the operator has these operands
             *(q, k, v, g, beta, erase, inverse, start, output, end, states, written),
             scale,
             *sizes.lengths,
+            v_heads,
             **sizes.run,
             KEEP=keep,
             **RUN,
@@ -232,6 +234,19 @@ def _(  # noqa: PLR0913 - the operator has these operands
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty(q, v, start, keep)
+
+
+def _beside_others(v: Tensor) -> tuple[Tensor, int]:
+    """Give v (batch, length, heads, values) and how many vectors a token's row holds.
+
+    Cut out of a projection's rows, v has q's and k's beside it: it is read where it
+    lies, not copied.
+    """
+    _, length, heads, width = v.shape
+    row = v.stride(1)
+    if v.stride()[2:] == (width, 1) and v.stride(0) == length * row and not row % width:
+        return v, row // width
+    return v.contiguous(), heads
 
 
 def _empty(
@@ -267,15 +282,16 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
     from crossdna.ops.delta_rule import kernels
 
     d_output, d_end = d_output.to(q.dtype).contiguous(), d_end.float().contiguous()
-    q, k, v, g, beta, erase, inverse = (
-        x.contiguous() for x in (q, k, v, g, beta, erase, inverse)
+    q, k, g, beta, erase, inverse = (
+        x.contiguous() for x in (q, k, g, beta, erase, inverse)
     )
+    v, v_heads = _beside_others(v)
     sizes = Sizes(k, v)
     d_start, d_states, d_solved = (
         torch.empty_like(x) for x in (d_end, states, written)
     )
     dq, dk, dv, dg, dbeta, derase = (
-        torch.empty_like(x) for x in (q, k, v, g, beta, erase)
+        x.new_empty(x.shape) for x in (q, k, v, g, beta, erase)
     )
     # Triton launches on the current device.
     with torch.cuda.device_of(k):
@@ -291,6 +307,7 @@ def _backward(  # noqa: PLR0913 - the operator has these operands
             *(dq, dk, dv, dg, dbeta, derase),
             scale,
             *sizes.lengths,
+            v_heads,
             **sizes.gradients,
             **GRADIENTS,
         )
