@@ -76,6 +76,7 @@ if ((checks)); then
   step compile 240 "$python" benchmarks/speed.py --device cuda --repeats 1 --no-save \
     --rows "$rows"
   wait
+  step kernels 100 "$python" benchmarks/kernels.py --time
   step profile 60 "$python" benchmarks/speed.py --device cuda --profile --rows "$rows"
   step speed 120 "$python" benchmarks/speed.py --device cuda --repeats 5 --rows \
     '^crossdna.* (forward|pretraining step) bf16 1024$|^crossdna forward bf16 1000000$'

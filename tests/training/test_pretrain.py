@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
 import pytest
 import torch
@@ -142,8 +143,24 @@ def test_without_a_terminal_each_logged_loss_is_a_line(make_recipe, tmp_path, ca
     assert [line.split(":")[0] for line in lines] == [
         f"step {step} of 6" for step in (2, 4, 6)
     ]
-    assert re.fullmatch(rf"step 2 of 6: loss {number}, [\d,]+ bases/s", lines[0])
+    waiting = r"(\d+% of the time waiting for windows, )?"
+    form = rf"step 2 of 6: loss {number}, {waiting}[\d,]+ bases/s"
+    assert re.fullmatch(form, lines[0])
     assert ", held-out " in lines[1]
+
+
+def test_a_slow_loader_is_told(make_recipe, tmp_path, capsys, monkeypatch):
+    def slowly(batches, count):
+        time.sleep(2.0)
+        return islice(batches, count)
+
+    monkeypatch.setattr("crossdna.training.trainer.islice", slowly)
+    out = pretrain(make_recipe(train={"steps": 3, "log_every": 1}), tmp_path / "run")
+    shares = log_rows(out, "data_wait")
+    assert set(shares) == {1, 2, 3}
+    assert all(0.1 < share <= 1 for share in shares.values())
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("step")]
+    assert all("% of the time waiting for windows" in line for line in lines[1:])
 
 
 def test_masked_objective_alone(make_recipe, tmp_path):

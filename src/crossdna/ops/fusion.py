@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+VARIANTS = 64
+"""How many kinds of operands a function is compiled for."""
 PLAIN: set[str] = set()
 """Functions to run as they are, by name, to compare with."""
 
@@ -48,6 +50,10 @@ def fused(
 
 @functools.cache
 def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
+    # Training with teachers asks for more variants (precisions, with gradients and
+    # without) than torch allows by itself; beyond that a function runs unfused.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
     # Sizes stay symbols: a shorter last batch compiles nothing anew.
     return torch.compile(function, dynamic=True, backend=backend)
 

@@ -15,6 +15,9 @@ from rich.progress import (
 )
 from transformers import TrainerCallback
 
+# From this share on, more workers are worth a thought.
+MUCH_WAITING = 0.1
+
 
 class RichProgress(TrainerCallback):
     """Steps, loss, bases per second and time left, on stderr.
@@ -70,6 +73,10 @@ class RichProgress(TrainerCallback):
         for key, name in (("loss", "loss"), ("eval_loss", "held-out")):
             if logs and key in logs:
                 self.notes[key] = f"{name} {logs[key]:.4f}"
+        if logs and "data_wait" in logs:
+            self.notes.pop("data_wait", None)
+            if (share := logs["data_wait"]) >= MUCH_WAITING:
+                self.notes["data_wait"] = f"{share:.0%} of the time waiting for windows"
         if logs and "loss" in logs and state.is_world_process_zero:
             self._print_line(state)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,7 +170,9 @@ class PretrainingTrainer(Trainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """One step's micro-batches and the weight of all that the step predicts."""
+        began = time.monotonic()
         batches = list(islice(epoch_iterator, num_batches))
+        self._waited += time.monotonic() - began
         self._watch.start_step(self.state.global_step, [b["index"] for b in batches])
         self._steps_noted += 1
         weight = torch.stack([b["weights"].sum() for b in batches]).sum().to(device)
@@ -258,8 +261,13 @@ class PretrainingTrainer(Trainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the loss, averaged since the last log."""
+        """Add the parts of the loss, averaged since the last log, and the waiting.
+
+        ``data_wait`` is the share of the time since then that this process waited for
+        its windows: near 0 unless the loader is slower than the network.
+        """
         if "loss" in logs and self._parts:
+            logs["data_wait"] = self._waited / (time.monotonic() - self._noted_since)
             names = sorted(self._parts)
             values = torch.stack([self._parts[name].float() for name in names])
             sums = self.accelerator.reduce(values, "mean").tolist()
@@ -273,6 +281,7 @@ class PretrainingTrainer(Trainer):
     def _start_parts(self) -> None:
         self._parts: dict[str, Tensor] = {}
         self._steps_noted = 0
+        self._waited, self._noted_since = 0.0, time.monotonic()
 
     @torch.no_grad()
     def evaluation_loop(
