@@ -15,7 +15,7 @@
 # the first training step came after more than three): CACHES names a tar file of such
 # caches to begin with, cat FOLDER/caches.* of an earlier run.
 #
-# RECIPE names another recipe, RUN another run directory; CORPUS names a folder of FASTA
+# RECIPE names another recipe, RUN another run directory, INITIAL weights to start from; CORPUS names a folder of FASTA
 # files to be put where the recipe looks, ../shared/data/genomes. MINUTES ends the run, its
 # learning rate included, that long after its first step; a stretch that reads fewer than
 # LEAST bases a second (100,000; compiling not counted) four minutes after its start is
@@ -72,7 +72,7 @@ if ((checks)); then
       -p no:cacheprovider -p no:benchmark -p no:xdist -W ignore --tb=short
     step agreement 90 "$python" benchmarks/agreement.py
   ) &
-  rows='^crossdna-compiled (pretraining step|forward) bf16 1024$'
+  rows='^crossdna-compiled (pretraining step|forward) bf16 1024$|^crossdna forward bf16 1024$'
   step compile 240 "$python" benchmarks/speed.py --device cuda --repeats 1 --no-save \
     --rows "$rows"
   wait
@@ -90,6 +90,7 @@ arguments=()
 [[ -d $run ]] && arguments+=(--resume)
 [[ -n ${MINUTES:-} ]] && arguments+=(--set "train.max_minutes=$MINUTES")
 [[ -n ${COMPILE:-} ]] && arguments+=(--set "train.compile=$COMPILE")
+[[ -n ${INITIAL:-} ]] && arguments+=(--set "train.initial=$INITIAL")
 watch_rate() {
   sleep 240
   while sleep 10; do

@@ -47,6 +47,7 @@ from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.models.crossdna import bridge, streams
+from crossdna.models.execution import compile_layers
 from crossdna.ops import fusion
 from crossdna.ops.delta_rule import delta_rule
 from crossdna.ops.gates import blend_norm, rms_norm, swiglu
@@ -54,7 +55,6 @@ from crossdna.ops.linear import widened
 from crossdna.ops.short_conv import dilated_conv, short_conv
 from crossdna.ops.window_attention import window_attention
 from crossdna.training.memory import keep_freed_memory
-from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
     ObjectiveSettings,
@@ -222,7 +222,7 @@ def pretraining_call(model, ids, autocast, *, compiled=False):
     objective = CrossDNAObjective(settings, model)
     objective.teacher.to(ids.device)
     if compiled:
-        compile_layers(model, objective)
+        compile_layers(model, objective.teacher)
 
     def call():
         objective.prepare(model, 1000)
@@ -280,7 +280,7 @@ def prepared(row, device):
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
     if compiled and row.mode != "pretraining step":
-        compile_layers(model, None)
+        compile_layers(model)
     if row.mode == "variant scoring":
         return (
             model,

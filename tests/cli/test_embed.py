@@ -78,6 +78,18 @@ def test_formats_hold_the_same_vectors(folder, tmp_path, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
 
+def test_bfloat16_is_near_and_said(folder, tmp_path):
+    for precision in ("float32", "bf16"):
+        output = tmp_path / f"{precision}.npz"
+        assert run(folder, output, "--precision", precision) == 0
+        assert f"precision={precision}" in np.load(output)["metadata"]
+    exact, rough = (
+        np.load(tmp_path / f"{p}.npz")["embeddings"] for p in ("float32", "bf16")
+    )
+    assert not np.array_equal(exact, rough)
+    assert np.linalg.norm(exact - rough) < 0.02 * np.linalg.norm(exact)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "npz"])
 def test_a_vector_per_base(folder, tmp_path, suffix):
     output = tmp_path / f"e.{suffix}"

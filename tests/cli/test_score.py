@@ -265,6 +265,36 @@ def test_tables_and_stdin(tiny_checkpoint, genome, variants, tmp_path, monkeypat
     )
 
 
+def test_precision_is_said_and_never_mixed(
+    tiny_checkpoint, genome, variants, tmp_path, monkeypatch, capsys
+):
+    output = tmp_path / "out.parquet"
+    rough = command(tiny_checkpoint, genome, variants, output, "--precision", "bf16")
+    assert main(command(tiny_checkpoint, genome, variants, tmp_path / "e.parquet")) == 0
+    assert main(rough) == 0
+    notes = json.loads(pl.read_parquet_metadata(output)["crossdna"])
+    assert notes["precision"] == "bf16"
+    exact, found = (
+        pl.read_parquet(path)["llr"].to_numpy()
+        for path in (tmp_path / "e.parquet", output)
+    )
+    assert not np.array_equal(exact, found, equal_nan=True)
+    np.testing.assert_allclose(exact, found, atol=0.05)
+    # What one precision left unfinished, another does not finish.
+    output.unlink()
+
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crossdna.analysis.chunks.ChunkStore.remove", interrupted)
+        assert main(rough) != 0
+    assert (tmp_path / "out.parquet.work").is_dir()
+    capsys.readouterr()
+    assert main(command(tiny_checkpoint, genome, variants, output)) != 0
+    assert "precision" in capsys.readouterr().err
+
+
 def test_killed_and_started_again(tiny_checkpoint, genome, variants, tmp_path):
     whole, broken = tmp_path / "whole.vcf.gz", tmp_path / "broken.vcf.gz"
     more = ("--chunk-size", 3, "--scores", "llr", "pll", "distance")

@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import numpy as np
 import pysam
@@ -115,6 +116,18 @@ def test_truncated_and_damaged_gzip(write, tmp_path, random_letters):
 def test_missing_file_and_folder(tmp_path):
     assert message(tmp_path / "none.fa") == "FILE: no such file"
     assert message(tmp_path) == "FILE is a folder; give the file itself"
+
+
+def test_a_pipe_is_refused(tmp_path):
+    """As the shell's <(command) gives one: files are read more than once."""
+    pipe = tmp_path / "pipe.fa"
+    os.mkfifo(pipe)
+    # Both ends, so that opening does not wait for the other.
+    end = os.open(pipe, os.O_RDWR)
+    try:
+        assert "is a pipe, which can be read only once" in message(pipe)
+    finally:
+        os.close(end)
 
 
 def test_open_lines(write, tmp_path):

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from crossdna.models.crossdna import streams
+from crossdna.models.execution import compile_layers
 from crossdna.ops import delta_rule, fusion, gates, short_conv, window_attention
 from crossdna.ops.delta_rule import triton as chunks
 from crossdna.ops.dispatch import Backend, always
 from crossdna.ops.short_conv import gpu as taps
 from crossdna.ops.window_attention import gpu as flex
 from crossdna.ops.window_attention.torch import joined
-from crossdna.training.pretrain import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
     ObjectiveSettings,
@@ -127,7 +127,7 @@ def test_pretraining_steps(rng, gpu_path, compiled):
         if on_gpu:
             gpu_path(attention=flex_with_gradients)
             if compiled:
-                compile_layers(model, objective, backend="aot_eager")
+                compile_layers(model, objective.teacher, backend="aot_eager")
         objective.prepare(model, 1000)
         output = model(input_ids=ids, **objective.forward_options)
         terms = objective.auxiliary_terms(model, output, ids, 1000)

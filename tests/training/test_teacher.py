@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM
 from crossdna.alphabet import complement_ids
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
-from crossdna.training.pretrain import compile_layers
+from crossdna.models.execution import compile_layers
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
     ObjectiveSettings,
@@ -275,7 +275,7 @@ def test_compiled_layers_give_what_they_give_uncompiled():
     objective = CrossDNAObjective(settings, twin)
     # Layers of two branches and a bridge, for teachers too; the student's projections.
     expected = 2 * (2 * twin.config.depth + 1) + 2
-    assert compile_layers(twin, objective, backend="aot_eager") == expected
+    assert compile_layers(twin, objective.teacher, backend="aot_eager") == expected
     torch.testing.assert_close(
         loss_and_gradients(twin, objective),
         loss_and_gradients(model, CrossDNAObjective(settings, model)),

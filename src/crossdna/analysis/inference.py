@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+from crossdna.models.execution import Execution
 from crossdna.models.opening import Opened, Task
 from crossdna.models.strands import (
     asking,
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Layer = int | Literal["all"]
+FLOAT32: Final = Execution()
 
 __all__ = [
+    "FLOAT32",
+    "Execution",
     "Layer",
     "Task",
     "asking",
@@ -70,6 +74,7 @@ def load_model(
     device: str | torch.device = "auto",
     *,
     trust_remote_code: bool = False,
+    execution: Execution = FLOAT32,
 ) -> PreTrainedModel:
     """Load a checkpoint directory (or hub id) for a task, ready to be asked.
 
@@ -79,16 +84,21 @@ def load_model(
     ----------
     trust_remote_code
         Run code that comes with the checkpoint.
+    execution
+        Precision, and whether layers are compiled.
 
     Raises
     ------
     CrossDNAError
         No such directory, no checkpoint in it, a family that is not known or cannot do
-        the task, or weights or a tokenizer that do not fit.
+        the task, weights or a tokenizer that do not fit, or a device that cannot
+        compute as asked.
     """
     chosen = pick_device(device)
     model = Opened(name, trust_remote_code=trust_remote_code).model(task)
-    return model.to(chosen).eval()
+    model = model.to(chosen).eval()
+    execution.prepare(model)
+    return model
 
 
 def checkpoint_task(name: str | Path, *, trust_remote_code: bool = False) -> Task:

@@ -8,6 +8,7 @@ import torch
 
 import crossdna
 from crossdna.command_line import command_line
+from crossdna.models.execution import Precision, precision_of
 from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Provenance(NamedTuple):
     command: str
     strand_policy: str
     """``forward`` or ``average`` over both strands."""
+    precision: str
+    """``float32`` or ``bf16``."""
 
 
 def provenance(
@@ -34,12 +37,19 @@ def provenance(
 ) -> Provenance:
     """Describe a result of this process."""
     return described(
-        str(fingerprint(model, checkpoint)), checkpoint, strand_average=strand_average
+        str(fingerprint(model, checkpoint)),
+        checkpoint,
+        strand_average=strand_average,
+        precision=precision_of(model),
     )
 
 
 def described(
-    model_fingerprint: str, checkpoint: str, *, strand_average: bool
+    model_fingerprint: str,
+    checkpoint: str,
+    *,
+    strand_average: bool,
+    precision: Precision = "float32",
 ) -> Provenance:
     """Describe a result of a model whose fingerprint is known."""
     return Provenance(
@@ -49,4 +59,5 @@ def described(
         fingerprint=model_fingerprint,
         command=command_line(),
         strand_policy="average" if strand_average else "forward",
+        precision=precision,
     )

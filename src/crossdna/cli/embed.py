@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+from crossdna.cli.model_options import (
+    CHECKPOINT,
+    add_execution_options,
+    add_trust_option,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -47,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk-size", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    add_execution_options(parser)
     add_trust_option(parser)
 
 
@@ -91,12 +97,14 @@ def run(arguments: argparse.Namespace) -> int:
         strand_average=not arguments.forward_only,
         bases_per_batch=arguments.batch_bases,
         trust_remote_code=arguments.trust_remote_code,
+        execution=chosen_execution(arguments),
     )
     model = load_model(
         arguments.model,
         "embedding",
         devices[0],
         trust_remote_code=arguments.trust_remote_code,
+        execution=job.execution,
     )
     # A layer that does not exist is found out before anything is written.
     embed.embed_sequences(model, table.ids[:1], job)
@@ -105,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     identity = {
         "model": facts.fingerprint, "input": digest(table), "chunk_size": size,
         "layer": job.layer, "pool": job.pool, "strands": facts.strand_policy,
+        "precision": facts.precision,
     }  # fmt: skip
     with progress("embedding", len(table), "sequences") as advance:
         found = embed.run_embedding(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+from crossdna.cli.model_options import (
+    CHECKPOINT,
+    add_execution_options,
+    add_trust_option,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     add_split_arguments(parser)
+    add_execution_options(parser)
     add_trust_option(parser)
     parser.add_argument(
         "--annotation", type=Path, help="GFF3 or GTF: report by class of bases"
@@ -104,7 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
     trust = {"trust_remote_code": arguments.trust_remote_code}
     task = checkpoint_task(arguments.model, **trust)
     task = "causal-lm" if task == "causal-lm" else "masked-lm"
-    model = load_model(arguments.model, task, arguments.device, **trust)
+    model = load_model(
+        arguments.model,
+        task,
+        arguments.device,
+        **trust,
+        execution=chosen_execution(arguments),
+    )
     total = count_windows(split.held_out, settings, causal=is_causal(model))
     output = claim_output_directory(arguments.output, resume=False)
     with progress("evaluating", total, "windows") as advance:

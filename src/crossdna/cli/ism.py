@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+from crossdna.cli.model_options import (
+    CHECKPOINT,
+    add_execution_options,
+    add_trust_option,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -62,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_execution_options(parser)
     add_trust_option(parser)
 
 
@@ -79,7 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     regions = _regions(arguments, genome)
     trust = arguments.trust_remote_code
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
-    model = load_model(arguments.model, task, arguments.device, trust_remote_code=trust)
+    model = load_model(
+        arguments.model,
+        task,
+        arguments.device,
+        trust_remote_code=trust,
+        execution=chosen_execution(arguments),
+    )
     settings = ScoreSettings(
         scores=mutagenesis_scores(model, deletions=arguments.deletions),
         window=arguments.window,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import argparse
 
+    from crossdna.models.execution import Execution
+
 CHECKPOINT: Final = (
     "checkpoint directory, weights of this project by name (crossdna-small; `crossdna "
     "models` lists them) or hub id"
@@ -22,3 +24,29 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
         help="run code that comes with the checkpoint, with all your rights, for "
         "families that nothing else reads; look at it first (default: never)",
     )
+
+
+def add_execution_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """How the network computes; `chosen_execution` reads them."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16"),
+        default="float32",
+        help="bf16: products in bfloat16, faster on GPUs and on CPUs that have it "
+        "(`crossdna env` tells); answers differ in the third digit (%(default)s)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="on a GPU: compile the network's layers first, which takes a minute or "
+        "two, for long runs",
+    )
+
+
+def chosen_execution(arguments: argparse.Namespace) -> Execution:
+    """What the options of `add_execution_options` say."""
+    from crossdna.models.execution import Execution
+
+    return Execution(arguments.precision, arguments.compile)

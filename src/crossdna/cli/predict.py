@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import (
+    add_execution_options,
+    add_trust_option,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -38,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_execution_options(parser)
     add_trust_option(parser)
 
 
@@ -62,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.supervised import finetuned
 
     devices = worker_devices(arguments.device, arguments.workers)
-    trust = arguments.trust_remote_code
+    trust, execution = arguments.trust_remote_code, chosen_execution(arguments)
     model = finetuned.FinetunedModel.load(
-        arguments.model, devices[0], trust_remote_code=trust
+        arguments.model, devices[0], trust_remote_code=trust, execution=execution
     )
     card = model.card
     sample = finetuned.prediction_columns(card, finetuned.nothing_scored(model))
@@ -81,15 +86,21 @@ def run(arguments: argparse.Namespace) -> int:
         model.fingerprint(arguments.model),
         arguments.model,
         strand_average=card.strands == "both",
+        precision=execution.precision,
     )
     size = max(1, arguments.chunk_size)
     store = ChunkStore(
         output.with_name(f"{output.name}.work"),
-        {"model": facts.fingerprint, "input": digest(table), "chunk_size": size},
+        {
+            "model": facts.fingerprint,
+            "input": digest(table),
+            "chunk_size": size,
+            "precision": facts.precision,
+        },
     )
     starts = range(0, len(table), size)
     chunks = ((n, table.ids[s : s + size]) for n, s in enumerate(starts))
-    job = finetuned.PredictJob(arguments.model, arguments.batch_bases, trust)
+    job = finetuned.PredictJob(arguments.model, arguments.batch_bases, trust, execution)
     with progress("predicting", len(table), "sequences") as advance:
         run_chunks(
             job,

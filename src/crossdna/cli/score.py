@@ -6,7 +6,12 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+from crossdna.cli.model_options import (
+    CHECKPOINT,
+    add_execution_options,
+    add_trust_option,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_files(parser)
     _add_scores(parser.add_argument_group("what is scored"))
     _add_calibration(parser.add_argument_group("percentiles"))
-    _add_running(parser.add_argument_group("how it is run"))
+    running = parser.add_argument_group("how it is run")
+    _add_running(running)
+    add_execution_options(running)
     add_trust_option(parser)
 
 
@@ -161,6 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "batch_size": arguments.batch_size,
             },
             trust_remote_code=arguments.trust_remote_code,
+            execution=chosen_execution(arguments),
         )
         if nulls is not None:
             calibrate.require_ratios(scoring)

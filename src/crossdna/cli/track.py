@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+from crossdna.cli.model_options import (
+    CHECKPOINT,
+    add_execution_options,
+    add_trust_option,
+    chosen_execution,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -27,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_input(parser)
     _add_output(parser.add_argument_group("what is written"))
     _add_reading(parser.add_argument_group("how the genome is read"))
+    add_execution_options(parser)
     add_trust_option(parser)
 
 
@@ -166,7 +172,13 @@ def run(arguments: argparse.Namespace) -> int:
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
     if settings.bin:
         task = "embedding"
-    model = load_model(arguments.model, task, arguments.device, trust_remote_code=trust)
+    model = load_model(
+        arguments.model,
+        task,
+        arguments.device,
+        trust_remote_code=trust,
+        execution=chosen_execution(arguments),
+    )
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -95,6 +95,11 @@ def open_bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     except OSError as error:
         raise CrossDNAError(f"{path}: cannot be read: {error.strerror}") from None
     with raw:
+        if not raw.seekable():
+            raise CrossDNAError(
+                f"{path} is a pipe, which can be read only once; write it to a file "
+                "and give that"
+            )
         head = raw.read(18)
         if head[:2] != _GZIP_MAGIC:
             raw.seek(0)

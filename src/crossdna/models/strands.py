@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crossdna import alphabet
+from crossdna.models.execution import autocast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def asking(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; gives the model back in the mode it was in."""
+    """Evaluation mode without gradients; gives the model back in the mode it was in.
+
+    In the precision that the model was prepared for; see `crossdna.models.execution`.
+    """
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(model):
             yield
     finally:
         model.train(training)

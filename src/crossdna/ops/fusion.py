@@ -50,12 +50,19 @@ def fused(
 
 @functools.cache
 def _compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    # Training with teachers asks for more variants (precisions, with gradients and
-    # without) than torch allows by itself; beyond that a function runs unfused.
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
+    allow_variants()
     # Sizes stay symbols: a shorter last batch compiles nothing anew.
     return torch.compile(function, dynamic=True, backend=backend)
+
+
+def allow_variants() -> None:
+    """Raise torch's limit, beyond which what is compiled runs as it is.
+
+    Training with teachers asks for more variants (precisions, with gradients and
+    without) than the eight that torch allows by itself.
+    """
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
 
 
 @probe

@@ -23,6 +23,7 @@ from crossdna.config import from_table, to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
 from crossdna.models.building import new_language_model, require_reads
+from crossdna.models.execution import compile_layers
 from crossdna.models.record import write_record
 from crossdna.training.checkpoints import (
     best_path,
@@ -120,7 +121,7 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
     )
     keep_freed_memory(arguments.device)
     if recipe.train.compile and not arguments.use_cpu:
-        compile_layers(model, trainer.goal)
+        compile_layers(model, getattr(trainer.goal, "teacher", None))
     checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
     if checkpoint is not None:
         trainer.load_own_state(checkpoint)
@@ -164,38 +165,6 @@ def _objective(settings: ObjectiveSettings, model: Any) -> PretrainingObjective:
     if settings.type == "crossdna":
         return CrossDNAObjective(settings, model)
     return MaskedObjective() if settings.type == "masked" else CausalObjective()
-
-
-def compile_layers(
-    model: PreTrainedModel, objective: PretrainingObjective, backend: str = "inductor"
-) -> int:
-    """Compile every module of the model and of its teachers that moves most bytes.
-
-    Module by module, since equal layers share one compilation and a kernel that the
-    compiler cannot look into interrupts one layer only. Shapes are static: each length
-    and batch size of a run is compiled once.
-
-    Parameters
-    ----------
-    model
-        Its ``compiled_modules`` name what to compile, else ``_no_split_modules``.
-    objective
-        What holds the teachers, if there are any.
-    backend
-        Of ``torch.compile``.
-
-    Returns
-    -------
-    int
-        The number of modules.
-    """
-    kinds = set(getattr(model, "compiled_modules", model._no_split_modules) or ())
-    teacher = getattr(objective, "teacher", None)
-    networks = [model] if teacher is None else [model, teacher]
-    found = [m for n in networks for m in n.modules() if type(m).__name__ in kinds]
-    for module in found:
-        module.compile(dynamic=False, backend=backend)
-    return len(found)
 
 
 def _arguments(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from crossdna.analysis.chunks import ChunkStore, run_chunks
-from crossdna.analysis.inference import embeddings, load_model
+from crossdna.analysis.inference import FLOAT32, Execution, embeddings, load_model
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_path
 from crossdna.models.batched import length_batches, pad_batch
@@ -47,6 +47,7 @@ class EmbedJob:
     strand_average: bool = True
     bases_per_batch: int = 1 << 15
     trust_remote_code: bool = False
+    execution: Execution = FLOAT32
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load the model for this process."""
@@ -55,6 +56,7 @@ class EmbedJob:
             "embedding",
             device,
             trust_remote_code=self.trust_remote_code,
+            execution=self.execution,
         )
 
         def work(sequences: Sequence[NDArray[np.uint8]]) -> Arrays:

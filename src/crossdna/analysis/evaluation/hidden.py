@@ -220,8 +220,10 @@ def token_predictions(model: Any, hidden: Hidden) -> Predicted:
     """
     import torch
 
+    from crossdna.models.strands import asking
+
     ids = torch.from_numpy(hidden.windows.astype(np.int64)).to(model.device)
-    with torch.inference_mode():
+    with asking(model):
         answer = model.token_answers(
             ids, torch.from_numpy(hidden.chosen).to(ids.device)
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
-from crossdna.analysis.inference import load_model
+from crossdna.analysis.inference import FLOAT32, Execution, load_model
 from crossdna.analysis.supervised.ensemble import read_ensemble
 from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
@@ -69,6 +69,7 @@ class FinetunedModel:
         name: str | None = None,
         *,
         trust_remote_code: bool = False,
+        execution: Execution = FLOAT32,
     ) -> FinetunedModel:
         """Load what ``crossdna finetune`` wrote: a checkpoint, or an ensemble of them.
 
@@ -76,6 +77,8 @@ class FinetunedModel:
         ----------
         trust_remote_code
             Run code that came with the network.
+        execution
+            Precision, and whether layers are compiled.
 
         Raises
         ------
@@ -96,6 +99,7 @@ class FinetunedModel:
                 "per-base" if card.task.kind == "per-base" else "classification",
                 device,
                 trust_remote_code=trust_remote_code,
+                execution=execution,
             )
             for place in places
         ]
@@ -271,11 +275,15 @@ class PredictJob:
     folder: str
     bases_per_batch: int
     trust_remote_code: bool = False
+    execution: Execution = FLOAT32
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load the model for this process."""
         loaded = FinetunedModel.load(
-            self.folder, device, trust_remote_code=self.trust_remote_code
+            self.folder,
+            device,
+            trust_remote_code=self.trust_remote_code,
+            execution=self.execution,
         )
         model = replace(loaded, bases_per_batch=self.bases_per_batch)
 

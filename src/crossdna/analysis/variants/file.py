@@ -12,7 +12,12 @@ import numpy as np
 import crossdna
 from crossdna.analysis.chunks import ChunkStore, run_chunks
 from crossdna.analysis.classical.opening import is_classical, open_classical
-from crossdna.analysis.inference import checkpoint_task, load_model
+from crossdna.analysis.inference import (
+    FLOAT32,
+    Execution,
+    checkpoint_task,
+    load_model,
+)
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
 from crossdna.analysis.variants.score import (
@@ -53,6 +58,7 @@ class ScoreJob:
     genome: tuple[Path, ...]
     settings: ScoreSettings
     trust_remote_code: bool = False
+    execution: Execution = FLOAT32
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load; see `crossdna.analysis.chunks.Job`."""
@@ -77,6 +83,7 @@ class ScoreJob:
             self.task,
             device,
             trust_remote_code=self.trust_remote_code,
+            execution=self.execution,
         )
         return partial(score_alleles, model)
 
@@ -125,6 +132,7 @@ class ScoringRun(NamedTuple):
             "genome": self.genome_fingerprint,
             "variants": self.scan.digest,
             "chunk_size": self.chunk_size,
+            "precision": self.job.execution.precision,
             **settings,
             "scores": list(self.job.settings.scores),
         }
@@ -134,7 +142,10 @@ class ScoringRun(NamedTuple):
         settings = self.job.settings
         calibration = {"percentiles": self.calibration} if self.calibration else {}
         made_by = described(
-            self.fingerprint, self.job.model, strand_average=settings.strand_average
+            self.fingerprint,
+            self.job.model,
+            strand_average=settings.strand_average,
+            precision=self.job.execution.precision,
         )
         return {
             **made_by._asdict(),
@@ -156,6 +167,7 @@ def prepare(
     chunk_size: int = 256,
     options: Mapping[str, Any],
     trust_remote_code: bool = False,
+    execution: Execution = FLOAT32,
 ) -> ScoringRun:
     """Scan the variants and find out what the model can say about them.
 
@@ -171,6 +183,8 @@ def prepare(
         Further fields of `ScoreSettings`.
     trust_remote_code
         Run code that comes with the checkpoint.
+    execution
+        Precision, and whether layers are compiled.
 
     Raises
     ------
@@ -198,7 +212,7 @@ def prepare(
     return ScoringRun(
         file=file,
         scan=scan_variants(file, genome),
-        job=ScoreJob(model, task, genome.paths, settings, trust_remote_code),
+        job=ScoreJob(model, task, genome.paths, settings, trust_remote_code, execution),
         columns=columns,
         fingerprint=digits,
         genome_fingerprint=genome.fingerprint,
