@@ -2,6 +2,7 @@
 
     python benchmarks/agreement.py                     # CUDA against the CPU
     python benchmarks/agreement.py --device cpu        # bf16 against float32 on the CPU
+    python benchmarks/agreement.py --model weights/crossdna-8m-eukaryote --lengths 1024
 
 The paper-size network (weights as drawn, layers residual and published, or of --model)
 reads windows of yeast and the shapes of the golden fixture's lengths; the reference is
@@ -74,6 +75,7 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", type=Path, help="a checkpoint; else as drawn")
     parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -85,7 +87,7 @@ def main():
         model = AutoModelForMaskedLM.from_pretrained(arguments.model)
     model.eval()
     rows = []
-    for length in LENGTHS:
+    for length in arguments.lengths:
         ids = windows(length, arguments.windows)
         for dtype in DTYPES:
             if device.type == "cpu" and dtype == "float32":

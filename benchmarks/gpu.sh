@@ -70,7 +70,8 @@ if ((checks)); then
   (
     step tests 150 "$python" -m pytest -q -m gpu tests/ops tests/models/test_crossdna.py \
       -p no:cacheprovider -p no:benchmark -p no:xdist -W ignore --tb=short
-    step agreement 90 "$python" benchmarks/agreement.py
+    step agreement 150 "$python" benchmarks/agreement.py \
+      --model weights/crossdna-8m-eukaryote --lengths 1024 100
   ) &
   rows='^crossdna-compiled (pretraining step|forward) bf16 1024$|^crossdna forward bf16 1024$'
   step compile 240 "$python" benchmarks/speed.py --device cuda --repeats 1 --no-save \
