@@ -368,8 +368,10 @@ def profile(row, device, calls=3):
         f"{row.text}: {batch} x {length} bases, {plain * 1e3:.1f} ms a call, of them "
         f"{total:.1f} ms in {sum(times.values()):,.0f} kernels or operations"
     )
-    for name in sorted(spent, key=spent.get, reverse=True)[:40]:
-        print(f"{spent[name]:9.2f} ms {times[name]:7.0f} x  {name[:110]}")
+    for title, order, most in (("longest", spent, 40), ("most often", times, 20)):
+        print(f"{title}:")
+        for name in sorted(order, key=order.get, reverse=True)[:most]:
+            print(f"{spent[name]:9.2f} ms {times[name]:7.0f} x  {name[:110]}")
 
 
 def apart(row, device, repeats, threads):
