@@ -362,7 +362,8 @@ def profile(row, device, calls=3):
     kind = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     events = recorded.key_averages()
     spent = {event.key: getattr(event, kind) / calls / 1e3 for event in events}
-    times = {event.key: event.count / calls for event in events}
+    # What starts a kernel is an event too, without a time of its own.
+    times = {e.key: e.count / calls for e in events if spent[e.key] > 0}
     total = sum(spent.values())
     print(
         f"{row.text}: {batch} x {length} bases, {plain * 1e3:.1f} ms a call, of them "
