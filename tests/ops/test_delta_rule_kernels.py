@@ -185,7 +185,8 @@ def test_the_kernels_compile_for_hopper():
         "short_conv.forward",
         "short_conv.backward",
     }
-    assert all(int(row[-2]) < 100 for row in rows), done.stdout
+    spilled = [int(row[-3]) for row in rows]
+    assert max(spilled) < 100, done.stdout
 
 
 @pytest.mark.gpu
