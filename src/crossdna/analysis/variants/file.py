@@ -197,6 +197,8 @@ def prepare(
     if is_classical(model):
         columns, digits = _classical_columns(model, scores)
         settings = ScoreSettings(scores=_CLASSICAL, **options)
+        # Counts, which have no precision to choose.
+        execution = FLOAT32
     else:
         task = checkpoint_task(model, trust_remote_code=trust_remote_code)
         if task == "per-base":
