@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from crossdna.errors import CrossDNAError
+from crossdna.models.execution import tell_imitated
 from crossdna.ops.linear import widened
 from crossdna.training.precision import uses_bfloat16
 
@@ -13,6 +14,8 @@ from crossdna.training.precision import uses_bfloat16
 @pytest.fixture(params=[True, False], ids=["with products", "without"])
 def cpu_multiplies(request, monkeypatch):
     monkeypatch.setattr(widened, "cpu_multiplies_bfloat16", lambda: request.param)
+    # It is told once in a process.
+    tell_imitated.cache_clear()
     return request.param
 
 
