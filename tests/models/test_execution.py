@@ -60,18 +60,17 @@ def test_what_cannot_be_done_is_said():
         Execution(compiled=True).prepare(tiny_model())
 
 
-def test_compiled_layers_answer_alike_at_all_lengths(rng):
-    """Compiled once for the first shape and once for all others."""
-    model = tiny_model()
+def test_compiled_layers_answer_alike_for_several_batches(rng):
+    """Compiled once for the first size and once for all others."""
+    model = tiny_model(depth=1)
     batches = [
-        torch.from_numpy(rng.integers(0, 4, shape))
-        for shape in ((2, 16), (3, 24), (1, 50), (4, 40))
+        torch.from_numpy(rng.integers(0, 4, shape)) for shape in ((2, 16), (3, 16))
     ]
     expected = [base_log_probabilities(model, ids) for ids in batches]
     torch.compiler.reset()
     try:
-        # Two layers of two branches, the bridge, and a projection of each branch.
-        assert compile_layers(model, dynamic=None, backend="aot_eager") == 7
+        # A layer of two branches, the bridge, and a projection of each branch.
+        assert compile_layers(model, dynamic=None, backend="aot_eager") == 5
         for ids, answer in zip(batches, expected, strict=True):
             torch.testing.assert_close(base_log_probabilities(model, ids), answer)
     finally:

@@ -40,8 +40,8 @@ def add_execution_options(
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="on a GPU: compile the network's layers first, which takes a minute or "
-        "two, for long runs",
+        help="on a GPU: compile the network's layers first, which takes minutes, most "
+        "where lengths vary; for long runs",
     )
 
 
