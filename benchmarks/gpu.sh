@@ -15,8 +15,9 @@
 # the first training step came after more than three): CACHES names a tar file of such
 # caches to begin with, cat FOLDER/caches.* of an earlier run.
 #
-# RECIPE names another recipe, RUN another run directory, INITIAL weights to start from; CORPUS names a folder of FASTA
-# files to be put where the recipe looks, ../shared/data/genomes. MINUTES ends the run, its
+# RECIPE names another recipe, RUN another run directory, INITIAL weights to start from;
+# CORPUS names a folder of FASTA files to be put where the recipe looks,
+# ../shared/data/genomes. MINUTES ends the run, its
 # learning rate included, that long after its first step; a stretch that reads fewer than
 # LEAST bases a second (100,000; compiling not counted) four minutes after its start is
 # given up, so that the time goes to finding out why. WEIGHTS_ONLY=1 leaves the shards

@@ -136,16 +136,18 @@ def test_best_weights_are_kept_on_request(make_recipe, tmp_path):
     assert_same_weights(out, out / "checkpoints" / f"best-{best}", tolerance=0)
 
 
-def test_without_a_terminal_each_logged_loss_is_a_line(make_recipe, tmp_path, capsys):
+def test_without_a_terminal_each_logged_loss_is_a_line(
+    make_recipe, tmp_path, capsys, monkeypatch
+):
+    # A tiny network may wait longer for its windows than it computes.
+    monkeypatch.setattr("crossdna.training.progress.MUCH_WAITING", 2)
     pretrain(make_recipe(train={"log_every": 2}), tmp_path / "run")
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("step")]
     number = r"\d+\.\d{4}"
     assert [line.split(":")[0] for line in lines] == [
         f"step {step} of 6" for step in (2, 4, 6)
     ]
-    waiting = r"(\d+% of the time waiting for windows, )?"
-    form = rf"step 2 of 6: loss {number}, {waiting}[\d,]+ bases/s"
-    assert re.fullmatch(form, lines[0])
+    assert re.fullmatch(rf"step 2 of 6: loss {number}, [\d,]+ bases/s", lines[0])
     assert ", held-out " in lines[1]
 
 

@@ -104,7 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
         "embedding",
         devices[0],
         trust_remote_code=arguments.trust_remote_code,
-        execution=job.execution,
+        # One sequence is not worth compiling for; `job` loads its own.
+        execution=job.execution._replace(compiled=False),
     )
     # A layer that does not exist is found out before anything is written.
     embed.embed_sequences(model, table.ids[:1], job)

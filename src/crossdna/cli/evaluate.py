@@ -9,7 +9,7 @@ from crossdna.cli.model_options import (
     CHECKPOINT,
     add_execution_options,
     add_trust_option,
-    chosen_execution,
+    load_chosen,
 )
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write evaluation.json and evaluation.png, print the tables."""
     from crossdna.analysis.evaluation.measure import EvaluationSettings, count_windows
     from crossdna.analysis.evaluation.run import evaluate_model, write_evaluation
-    from crossdna.analysis.inference import checkpoint_task, is_causal, load_model
+    from crossdna.analysis.inference import checkpoint_task, is_causal
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
     from crossdna.data.genome import Genome
@@ -107,16 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
     annotation = (
         Annotation.read(arguments.annotation, genome) if arguments.annotation else None
     )
-    trust = {"trust_remote_code": arguments.trust_remote_code}
-    task = checkpoint_task(arguments.model, **trust)
-    task = "causal-lm" if task == "causal-lm" else "masked-lm"
-    model = load_model(
-        arguments.model,
-        task,
-        arguments.device,
-        **trust,
-        execution=chosen_execution(arguments),
+    task = checkpoint_task(
+        arguments.model, trust_remote_code=arguments.trust_remote_code
     )
+    task = "causal-lm" if task == "causal-lm" else "masked-lm"
+    model = load_chosen(arguments, task)
     total = count_windows(split.held_out, settings, causal=is_causal(model))
     output = claim_output_directory(arguments.output, resume=False)
     with progress("evaluating", total, "windows") as advance:

@@ -9,7 +9,7 @@ from crossdna.cli.model_options import (
     CHECKPOINT,
     add_execution_options,
     add_trust_option,
-    chosen_execution,
+    load_chosen,
 )
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all changes; write ism.parquet, and for each region a PNG and a page."""
-    from crossdna.analysis.inference import checkpoint_task, load_model
+    from crossdna.analysis.inference import checkpoint_task
     from crossdna.analysis.mutagenesis.ism import mutagenesis, mutagenesis_scores
     from crossdna.analysis.provenance import provenance
     from crossdna.analysis.variants.score import ScoreSettings
@@ -85,13 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     regions = _regions(arguments, genome)
     trust = arguments.trust_remote_code
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
-    model = load_model(
-        arguments.model,
-        task,
-        arguments.device,
-        trust_remote_code=trust,
-        execution=chosen_execution(arguments),
-    )
+    model = load_chosen(arguments, task)
     settings = ScoreSettings(
         scores=mutagenesis_scores(model, deletions=arguments.deletions),
         window=arguments.window,

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import argparse
 
+    from transformers import PreTrainedModel
+
+    from crossdna.analysis.inference import Task
     from crossdna.models.execution import Execution
 
 CHECKPOINT: Final = (
@@ -50,3 +53,16 @@ def chosen_execution(arguments: argparse.Namespace) -> Execution:
     from crossdna.models.execution import Execution
 
     return Execution(arguments.precision, arguments.compile)
+
+
+def load_chosen(arguments: argparse.Namespace, task: Task) -> PreTrainedModel:
+    """Load --model as all of these options and --device say."""
+    from crossdna.analysis.inference import load_model
+
+    return load_model(
+        arguments.model,
+        task,
+        arguments.device,
+        trust_remote_code=arguments.trust_remote_code,
+        execution=chosen_execution(arguments),
+    )

@@ -9,7 +9,7 @@ from crossdna.cli.model_options import (
     CHECKPOINT,
     add_execution_options,
     add_trust_option,
-    chosen_execution,
+    load_chosen,
 )
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
     from crossdna.analysis.chunks import ChunkStore
-    from crossdna.analysis.inference import checkpoint_task, load_model
+    from crossdna.analysis.inference import checkpoint_task
     from crossdna.analysis.tracks.browser import require_browsable
     from crossdna.analysis.tracks.settings import TrackSettings
     from crossdna.analysis.tracks.track import (
@@ -172,13 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
     if settings.bin:
         task = "embedding"
-    model = load_model(
-        arguments.model,
-        task,
-        arguments.device,
-        trust_remote_code=trust,
-        execution=chosen_execution(arguments),
-    )
+    model = load_chosen(arguments, task)
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
     arguments.output.mkdir(parents=True, exist_ok=True)
