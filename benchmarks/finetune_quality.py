@@ -15,12 +15,14 @@ once at the end. --train-rows caps training sets (a random part, the same for ev
 model and seed) and is written beside each number. --ensemble adds, once a task has all
 seeds, the mean of the seeds' models, of networks and convolutional baselines alike.
 Finished cells in --work are kept, with the commit that made them; no new cell is begun
-after --minutes. Results: results/finetune-quality.json, of all cells in --work.
+after --minutes. Results: results/finetune-quality.json, of all cells in --work; what it
+says of cells that --work lacks is kept, so that machines can share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 from pathlib import Path
@@ -28,9 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from machine import describe_machine, save_results
+from machine import RESULTS, describe_machine, save_results
 
-from crossdna.analysis.statistics import interval
 from crossdna.analysis.supervised import benchmark
 from crossdna.analysis.supervised.baselines import BASELINES, unsuited
 from crossdna.analysis.supervised.classical import Predictor
@@ -75,6 +76,8 @@ DNABERT2_MCC = {
     "gue/prom/prom_core_tata": 0.742,
 }
 """Published; full training sets."""
+NAME = "finetune-quality"
+"""Of the file in results/."""
 ROWS = r", (\d+) rows"
 """In the name of a cell's model."""
 
@@ -195,12 +198,12 @@ def run_cells(options):
 
 
 def summarise(options):
-    """Tables of all cells that --work holds, of this and earlier calls."""
+    """Tables of all cells that --work holds, and what results/ has of other cells."""
     rows, pairs = benchmark.collect(options.work)
     benchmark.write_tables(rows, pairs, options.work)
     kinds = {task: name for name, tasks in LISTS.items() for task in tasks}
     groups = benchmark.group_cells(options.work)
-    return published_means(groups) + [
+    made = [
         {
             "list": kinds[row.task],
             **row._asdict(),
@@ -209,6 +212,20 @@ def summarise(options):
         }
         for row in rows
     ]
+    made += earlier_rows({(row.task, row.model) for row in rows})
+    return published_means(made) + made
+
+
+def earlier_rows(replaced):
+    """What earlier calls, with other --work folders, have found."""
+    path = RESULTS / f"{NAME}.json"
+    if not path.is_file():
+        return []
+    return [
+        row
+        for row in json.loads(path.read_text())["rows"]
+        if "commits" in row and (row["task"], row["model"]) not in replaced
+    ]
 
 
 def commits(cells):
@@ -216,20 +233,19 @@ def commits(cells):
     return sorted({cell.made.get("commit", "not recorded") for cell in cells})
 
 
-def training_rows(item):
-    """Of a group of cells, as `cell_name` wrote them."""
-    (_, called), _ = item
-    return int(re.search(ROWS, called)[1])
+def training_rows(row):
+    """Of a row of the results, as `cell_name` wrote them."""
+    return int(re.search(ROWS, row["model"])[1])
 
 
-def published_means(groups):
+def published_means(rows):
     """The mean over all sets with a published score, of models that have them all."""
     models = {}
     # Training sets differ in size from task to task; of one task the largest counts.
-    for (task, called), group in sorted(groups.items(), key=training_rows):
-        if task in DNABERT2_MCC:
-            model = re.sub(ROWS, "", called)
-            models.setdefault(model, {})[task] = group
+    for row in sorted(rows, key=training_rows):
+        if row["task"] in DNABERT2_MCC:
+            model = re.sub(ROWS, "", row["model"])
+            models.setdefault(model, {})[row["task"]] = row
     return [
         mean_row(model, tasks)
         for model, tasks in models.items()
@@ -238,20 +254,24 @@ def published_means(groups):
 
 
 def mean_row(model, tasks):
-    """Every set weighs the same, however many seeds it has."""
-    values = [np.mean([cell.value for cell in group.cells]) for group in tasks.values()]
-    resampled = np.mean([group.resampled for group in tasks.values()], axis=0)
-    mean = interval(float(np.mean(values)), resampled)
+    """Every set weighs the same, however many seeds it has.
+
+    Test sets are independent: the squares of their intervals' halves add up.
+    """
     names = sorted(tasks)
+    means = np.array([tasks[name]["mean"] for name in names])
+    below = means - [tasks[name]["low"] for name in names]
+    above = [tasks[name]["high"] for name in names] - means
+    mean = float(means.mean())
     return {
         "list": "main",
         "task": f"mean of {len(names)}: {', '.join(names)}",
         "model": model,
         "metric": "mcc",
-        "mean": mean.estimate,
-        "low": mean.low,
-        "high": mean.high,
-        "seeds": [len(tasks[name].cells) for name in names],
+        "mean": mean,
+        "low": mean - float(np.linalg.norm(below)) / len(names),
+        "high": mean + float(np.linalg.norm(above)) / len(names),
+        "seeds": [tasks[name]["seeds"] for name in names],
         "dnabert2_published_mcc": float(np.mean([*DNABERT2_MCC.values()])),
     }
 
@@ -279,4 +299,4 @@ if __name__ == "__main__":
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     run_cells(options)
-    print(save_results("finetune-quality", summarise(options), threads=options.threads))
+    print(save_results(NAME, summarise(options), threads=options.threads))
