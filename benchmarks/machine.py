@@ -30,6 +30,24 @@ def commit():
     ).stdout.strip()
 
 
+ZEN = {("25", False): "zen3", ("25", True): "zen4", ("26", True): "zen5"}
+"""By family, and whether there is AVX-512."""
+
+
+def cpu_generation():
+    """What sets a CPU's rates: AMD's generation, of others the vector instructions."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    facts = dict(
+        tuple(part.strip() for part in line.split(":", 1))
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    family = (facts.get("cpu family"), capability == "AVX512")
+    if facts.get("vendor_id") == "AuthenticAMD" and family in ZEN:
+        return ZEN[family]
+    return capability.lower()
+
+
 def describe_machine(**settings):
     """Processor, cores, GPU, versions and commit."""
     model = [
@@ -47,6 +65,7 @@ def describe_machine(**settings):
         "python": platform.python_version(),
         "processor": model[0] if model else platform.processor(),
         "cores": os.cpu_count(),
+        "cpu_generation": cpu_generation(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **settings,

@@ -12,9 +12,8 @@ Every row is measured beside a matrix product (2048^3, in the same precision) an
 of the same moment, so that ratios hold when the machine's speed drifts; operations and
 bytes are counted in code (peers.py). On a CPU each row runs in a process of its own, so
 that its peak memory is its own. Rows are kept one by one in
-benchmarks/results/speed-DEVICE.json, a file for each kind of CPU (its vector
-instructions); a new run replaces the rows that it measures. A CPU without bfloat16
-products has no bf16 rows.
+benchmarks/results/speed-DEVICE.json, a file for each generation of CPUs; a new run
+replaces the rows that it measures. A CPU without bfloat16 products has no bf16 rows.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from machine import RESULTS, commit, save_results
+from machine import RESULTS, commit, cpu_generation, save_results
 from peers import PEERS, build_crossdna
 from torch.nn import functional as F
 
@@ -48,6 +47,7 @@ from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.models.crossdna import bridge, streams
 from crossdna.models.execution import compile_layers
+from crossdna.models.linear import Linear
 from crossdna.ops import fusion
 from crossdna.ops.delta_rule import delta_rule
 from crossdna.ops.gates import blend_norm, rms_norm, swiglu
@@ -267,12 +267,18 @@ def prepared(row, device):
     dtype = DTYPES[row.dtype]
     compiled = row.model == "crossdna-compiled"
     model = PEERS[row.model].build().to(device)
-    model.train(row.mode.endswith("step"))
+    training = row.mode.endswith("step")
+    model.train(training)
+    if not training and row.model != "crossdna-straightforward":
+        # As verbs do with every model that they only ask.
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.make_ready(dtype)
     batch = max(1, TOKENS[device.type] // row.length)
     if row.mode == "one sequence":
         batch = 1
     ids = torch.randint(0, alphabet.NUM_BASES, (batch, row.length), device=device)
-    if row.mode.endswith("step"):
+    if training:
         # As the trainers do, for every model.
         keep_freed_memory(device)
 
@@ -412,10 +418,8 @@ def show(row):
 
 
 def kind_of(device):
-    """Rates of CPUs with other vector instructions are not to be mixed."""
-    if device.type != "cpu":
-        return device.type
-    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower()}"
+    """Rates of CPUs of other generations are not to be mixed."""
+    return f"cpu-{cpu_generation()}" if device.type == "cpu" else device.type
 
 
 def key(row):

@@ -18,7 +18,7 @@ from machine import RESULTS
 from crossdna.files import atomic_open
 
 DOCS = RESULTS.parents[1] / "docs"
-DEVICES = ("cpu-avx512", "cpu-avx2", "cuda")
+DEVICES = ("cpu-zen5", "cpu-zen4", "cpu-zen3", "cuda")
 HEAD = (
     "| model | mode | precision | bases | bases/s | of matmul | of bandwidth | memory |"
 )
@@ -73,7 +73,7 @@ def draw(measured, path):
     matplotlib.rcParams["svg.hashsalt"] = "crossdna"
     size = (5.5 * len(measured), 4)
     figure, axes = pyplot.subplots(1, len(measured), figsize=size, squeeze=False)
-    for axis, results in zip(axes[0], measured.values(), strict=True):
+    for axis, (device, results) in zip(axes[0], measured.items(), strict=True):
         lines = {}
         for row in results["rows"]:
             if row["mode"] == "forward":
@@ -88,7 +88,7 @@ def draw(measured, path):
         axis.set(xlabel="bases in a sequence", ylabel="microseconds a base")
         axis.set_title(
             results["machine"]["gpu"]
-            or f"CPU ({results['machine']['cpu_capability']}), 2 threads"
+            or f"CPU ({device.removeprefix('cpu-')}), 2 threads"
         )
         axis.legend(fontsize=7)
         axis.grid(alpha=0.3)

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from crossdna.errors import CrossDNAError
+from crossdna.models.linear import Linear
 from crossdna.ops import fusion
 from crossdna.ops.linear import widened
 
@@ -49,11 +50,15 @@ class Execution(NamedTuple):
                 f"precision must be one of {', '.join(PRECISIONS)}, not "
                 f"{self.precision!r}"
             )
+        dtype = torch.float32
         if self.precision == "bf16":
             require_bfloat16(model.device)
-            for module in model.modules():
-                if isinstance(module, PreTrainedModel):
-                    cast("Any", module).asked_in = torch.bfloat16
+            dtype = torch.bfloat16
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel) and dtype == torch.bfloat16:
+                cast("Any", module).asked_in = dtype
+            elif isinstance(module, Linear):
+                module.make_ready(dtype)
         if self.compiled:
             if model.device.type != "cuda":
                 raise CrossDNAError(

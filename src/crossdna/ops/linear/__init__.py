@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.linear import onednn, reference, widened
 
@@ -30,7 +28,7 @@ BACKENDS = (
         onednn.linear,
         onednn.reject,
         onednn.unavailable,
-        automatic=torch.backends.cpu.get_cpu_capability() != "AVX2",
+        automatic=onednn.FASTER,
     ),
     Backend("widened", widened.linear, widened.reject, widened.unavailable),
     Backend("torch", reference.linear, _accepts, always),

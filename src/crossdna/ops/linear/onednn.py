@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FASTER = torch.backends.cpu.get_cpu_capability() != "AVX2"
+"""Whether it is ahead of torch's own products here."""
 # Below this many products a call costs more than it computes.
 MINIMUM_PRODUCTS = 2**16
 
@@ -42,10 +44,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply; arguments as in `crossdna.ops.linear.linear`."""
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Linear.apply(x, weight, bias)
-    return _product(x, weight, bias)
+    return product(x, weight, bias)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Call oneDNN; the weight may be packed."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -59,7 +62,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None  # type: ignore[attr-defined]
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(
@@ -69,8 +72,8 @@ class _Linear(torch.autograd.Function):
         rows = gradients[0].reshape(-1, weight.shape[0])
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
-            _product(rows, weight.t()).view(x.shape) if wants_x else None,
-            _product(rows.t(), x.reshape(-1, weight.shape[1]).t())
+            product(rows, weight.t()).view(x.shape) if wants_x else None,
+            product(rows.t(), x.reshape(-1, weight.shape[1]).t())
             if wants_weight
             else None,
             rows.sum(0) if wants_bias and ctx.has_bias else None,  # type: ignore[attr-defined]
