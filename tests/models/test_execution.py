@@ -61,8 +61,9 @@ def test_what_cannot_be_done_is_said():
 
 
 def test_compiled_layers_answer_alike_for_several_batches(rng):
-    """Compiled once for the first size and once for all others."""
+    """Compiled once for the first size and once for all others; weights are ready."""
     model = tiny_model(depth=1)
+    Execution().prepare(model)
     batches = [
         torch.from_numpy(rng.integers(0, 4, shape)) for shape in ((2, 16), (3, 16))
     ]

@@ -60,7 +60,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
         ready = self._ready
-        if ready is None or not self._fits(ready, x):
+        if ready is None or is_traced() or not self._fits(ready, x):
             return linear(x, self.weight, self.bias)
         multiply = packed.linear if x.device.type == "cpu" else linear
         return multiply(x, ready.weight, ready.bias)
@@ -76,7 +76,6 @@ class Linear(nn.Linear):
             and x.dtype != torch.float64
             and x.device == self.weight.device
             and not torch.is_grad_enabled()
-            and not is_traced()
             and ready.source == self._source()
         )
 
