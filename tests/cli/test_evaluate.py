@@ -141,6 +141,16 @@ def test_probe_writes_and_prints(toy, tmp_path, capsys):
     assert table["held_out_windows"] == table["train_windows"] == 30
     assert set(table["scores"]) >= {"pretrained", "k-mers", "majority"}
     assert (tmp_path / "found" / "embedding.png").stat().st_size > 10_000
+    assert table["made_by"]["precision"] == "float32"
+    rough = [*options, "--precision", "bf16", "--output", str(tmp_path / "rough")]
+    assert main(rough) == 0
+    found = json.loads((tmp_path / "rough" / "probe.json").read_text())
+    assert found["made_by"]["precision"] == "bf16"
+    # Both networks are asked in the same precision.
+    for name in ("pretrained", "random weights"):
+        assert found["scores"][name]["auroc"] == pytest.approx(
+            table["scores"][name]["auroc"], abs=0.1
+        )
     same = [*options, "--train-chromosomes", "test", "--output", str(tmp_path / "b")]
     assert main(same) == 2
     assert "both in the training" in capsys.readouterr().err

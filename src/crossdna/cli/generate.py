@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+    from crossdna.cli.model_options import (
+        CHECKPOINT,
+        add_execution_options,
+        add_trust_option,
+    )
 
     parser.add_argument("--model", required=True, help=CHECKPOINT)
     parser.add_argument(
@@ -32,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
     )
+    add_execution_options(parser)
     add_trust_option(parser)
 
 
@@ -115,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.generation.sampling import Truncation
     from crossdna.analysis.inference import checkpoint_task, load_model
     from crossdna.analysis.provenance import provenance
+    from crossdna.cli.model_options import chosen_execution
     from crossdna.cli.progress import progress
     from crossdna.errors import CrossDNAError
 
@@ -149,16 +155,28 @@ def run(arguments: argparse.Namespace) -> int:
         raise CrossDNAError(
             f"{arguments.model}: saved for {task}; only a language model generates"
         )
-    model = load_model(arguments.model, task, "cpu", trust_remote_code=trust)
+    execution = chosen_execution(arguments)
+    model = load_model(
+        arguments.model,
+        task,
+        devices[0],
+        trust_remote_code=trust,
+        # Only its fingerprint is wanted; `job` loads its own.
+        execution=execution._replace(compiled=False),
+    )
     made_by = provenance(
         model, arguments.model, strand_average=arguments.strand == "both"
     )
-    job = GenerateJob(arguments.model, task, settings, trust)
+    job = GenerateJob(arguments.model, task, settings, trust, execution)
     with progress("generating", settings.number, "sequences") as advance:
         found = run_generation(
             job,
             output.with_name(f"{output.name}.work"),
-            {"version": made_by.version, "model": made_by.fingerprint},
+            {
+                "version": made_by.version,
+                "model": made_by.fingerprint,
+                "precision": made_by.precision,
+            },
             devices=devices,
             chunk_size=arguments.batch_size,
             advance=advance,

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdna.cli.evaluate import add_split_arguments, read_split, show
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import (
+    add_execution_options,
+    add_trust_option,
+    load_chosen,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -33,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    add_execution_options(parser)
     add_trust_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Probe, write probe.json and embedding.png, print a table."""
-    from crossdna.analysis.inference import load_model
     from crossdna.analysis.probe.coding import (
         draw_split_windows,
         probe_coding,
@@ -61,12 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     split = read_split(arguments, genome)
     annotation = Annotation.read(arguments.annotation, genome)
     train, held_out = draw_split_windows(annotation, split, settings)
-    model = load_model(
-        arguments.model,
-        "embedding",
-        arguments.device,
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    model = load_chosen(arguments, "embedding")
     output = claim_output_directory(arguments.output, resume=False)
     total = 2 * (len(train.labels) + len(held_out.labels))
     with progress("embedding", total, "windows") as advance:

@@ -150,6 +150,7 @@ def test_command_line(checkpoints, tmp_path, capsys):
     )
     assert f"model={made_by['fingerprint']}" in lines[0]
     assert made_by["constraints"]["contain"] == ["TTGACA"]
+    assert made_by["precision"] == "float32"
     # The same seed in other batches gives the same file; another seed another one.
     assert run("two.fa", *one, "--batch-size", "2")[0] == 0
     assert (tmp_path / "two.fa").read_text() == first.read_text()
@@ -170,6 +171,35 @@ def test_command_line(checkpoints, tmp_path, capsys):
         assert run("bad.fa", *words)[0] == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "bad.fa").exists()
+
+
+def test_precision_is_said_and_never_mixed(checkpoints, tmp_path, monkeypatch, capsys):
+    """What one precision left unfinished, another does not finish."""
+    output = tmp_path / "some.fa"
+    words = ["generate", "--model", str(checkpoints("crossdna")), "--device", "cpu"]
+    words += ["--output", str(output), "--number", "4", "--length", "60"]
+    words += ["--rounds", "3", "--batch-size", "2"]
+
+    def sequences(*more):
+        assert main([*words, *more]) == 0
+        table = output.with_suffix(".parquet")
+        note = json.loads(pl.read_parquet_metadata(table)["crossdna"])
+        return note["precision"], pl.read_parquet(table)["sequence"].to_list()
+
+    exact, rough = sequences(), sequences("--precision", "bf16")
+    assert (exact[0], rough[0]) == ("float32", "bf16")
+    assert exact[1] != rough[1]
+
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crossdna.analysis.chunks.ChunkStore.remove", interrupted)
+        assert main(words) != 0
+    assert (tmp_path / "some.fa.work").is_dir()
+    capsys.readouterr()
+    assert main([*words, "--precision", "bf16"]) != 0
+    assert "precision" in capsys.readouterr().err
 
 
 def test_a_classifier_does_not_generate(tiny_checkpoint, tmp_path, capsys):

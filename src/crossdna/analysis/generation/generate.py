@@ -15,7 +15,7 @@ from crossdna.analysis.generation.causal import write_on
 from crossdna.analysis.generation.constraints import Constraints, Plan
 from crossdna.analysis.generation.masked import reveal
 from crossdna.analysis.generation.sampling import Truncation
-from crossdna.analysis.inference import load_model
+from crossdna.analysis.inference import FLOAT32, Execution, load_model
 from crossdna.analysis.variants.readings import window_likelihoods
 from crossdna.analysis.variants.score import ScoreSettings
 from crossdna.data.variants import Window
@@ -101,11 +101,16 @@ class GenerateJob:
     task: Task
     settings: GenerateSettings
     trust_remote_code: bool = False
+    execution: Execution = FLOAT32
 
     def open(self, device: str) -> Callable[[Any], Arrays]:
         """Load the model and lay out the plans."""
         model = load_model(
-            self.model, self.task, device, trust_remote_code=self.trust_remote_code
+            self.model,
+            self.task,
+            device,
+            trust_remote_code=self.trust_remote_code,
+            execution=self.execution,
         )
         return lambda numbers: generate(model, self.task, self.settings, numbers)
 

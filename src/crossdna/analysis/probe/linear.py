@@ -169,9 +169,10 @@ def mean_embeddings(
 
 
 def random_copy(model: Any, *, seed: int) -> Any:
-    """Build a model of the same configuration with random weights."""
+    """Build a model of the same configuration and precision with random weights."""
     import torch
 
+    from crossdna.models.execution import Execution, precision_of
     from crossdna.models.tokenized import TokenizedPreTrainedModel
     from crossdna.models.vocabulary import speak_alphabet
 
@@ -180,7 +181,9 @@ def random_copy(model: Any, *, seed: int) -> Any:
         copy = type(model)(model.config)
     if isinstance(model, TokenizedPreTrainedModel):
         copy.read_with(model.reader.tokenizer)
-    return speak_alphabet(copy).to(model.device).eval()
+    copy = speak_alphabet(copy).to(model.device).eval()
+    Execution(precision_of(model)).prepare(copy)
+    return copy
 
 
 def kmer_frequencies(ids: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
