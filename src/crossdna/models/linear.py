@@ -10,22 +10,59 @@ from torch import Tensor, nn
 from crossdna.ops.linear import linear, packed
 from crossdna.ops.native.call import is_traced
 
+SAMPLED = 16
+"""Numbers of a weight that are looked at before its packed copy is used."""
+
+
+class Source(NamedTuple):
+    """Which weights were packed.
+
+    Versions tell changes in place, but not those through ``.data``, as peft merges
+    adapters: a sample of the numbers tells them.
+    """
+
+    marks: tuple[tuple[int, int], ...]
+    sample: Tensor
+    seen: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Source:
+        """Look at the weights as they are now."""
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // SAMPLED)]
+        return cls(_marks(weight, bias), sample, sample.clone())
+
+    def is_still(self, weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether they are the same."""
+        return _marks(weight, bias) == self.marks and torch.equal(
+            self.sample, self.seen
+        )
+
+
+def _marks(*tensors: Tensor | None) -> tuple[tuple[int, int], ...]:
+    """Where tensors lie, and how often they were changed in place."""
+    return tuple(
+        (x.data_ptr(), -1 if x.is_inference() else x._version)
+        for x in tensors
+        if x is not None
+    )
+
 
 class Ready(NamedTuple):
-    """A layer's weights as products in one precision read them.
+    """A layer's weights as oneDNN's products in one precision read them.
 
     Attributes
     ----------
     weight, bias
-        Rounded to `dtype`; the weight packed on a CPU.
+        Rounded to `dtype`, the weight packed.
     source
-        Where and in which version the layer's own weights were read.
+        Of what.
     """
 
     weight: Tensor
     bias: Tensor | None
     dtype: torch.dtype
-    source: tuple[tuple[int, int], ...]
+    source: Source
 
 
 class Linear(nn.Linear):
@@ -36,8 +73,9 @@ class Linear(nn.Linear):
     def make_ready(self, dtype: torch.dtype) -> None:
         """Round and lay out the weights once, for a layer that is only asked.
 
-        It gives the same answers, sooner. Weights that change later are noticed, and
-        read as they are from then on.
+        On a CPU with a library for it; elsewhere nothing happens. Answers are the same,
+        sooner. Weights that change later are noticed, and read as they are from then
+        on.
 
         Parameters
         ----------
@@ -45,48 +83,31 @@ class Linear(nn.Linear):
             In which the layer will be asked: its own, or autocast's.
         """
         self._ready = None
-        if any(x.is_inference() for x in self.parameters()):
+        weight, bias = self.weight, self.bias
+        unfit = weight.device.type != "cpu" or weight.is_inference()
+        if unfit or packed.unavailable(dtype) is not None:
             return
-        weight = self.weight.detach().to(dtype)
-        bias = None if self.bias is None else self.bias.detach().to(dtype)
-        if weight.device.type == "cpu":
-            if packed.unavailable(dtype) is not None:
-                return
-            weight = packed.pack(weight)
-        elif dtype == self.weight.dtype:
-            return
-        self._ready = Ready(weight, bias, dtype, self._source())
+        self._ready = Ready(
+            packed.pack(weight.detach().to(dtype)),
+            None if bias is None else bias.detach().to(dtype),
+            dtype,
+            Source.of(weight, bias),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
         ready = self._ready
         if ready is None or is_traced() or not self._fits(ready, x):
             return linear(x, self.weight, self.bias)
-        multiply = packed.linear if x.device.type == "cpu" else linear
-        return multiply(x, ready.weight, ready.bias)
+        return packed.linear(x, ready.weight, ready.bias)
 
     def _fits(self, ready: Ready, x: Tensor) -> bool:
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-        else:
-            dtype = x.dtype
-        return (
-            dtype == ready.dtype
-            and x.dtype != torch.float64
-            and x.device == self.weight.device
-            and not torch.is_grad_enabled()
-            and ready.source == self._source()
-        )
-
-    def _source(self) -> tuple[tuple[int, int], ...]:
-        """What changes with the weights."""
-        own = self._parameters["weight"], self._parameters["bias"]
-        return tuple(
-            (x.data_ptr(), 0 if x.is_inference() else x._version)
-            for x in own
-            if x is not None
-        )
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return False
+        dtype = x.dtype
+        if torch.is_autocast_enabled("cpu") and dtype != torch.float64:
+            dtype = torch.get_autocast_dtype("cpu")
+        return dtype == ready.dtype and ready.source.is_still(self.weight, self.bias)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what can be made again, which neither copies nor files can hold."""
