@@ -17,7 +17,9 @@
 #
 # RECIPE names another recipe, RUN another run directory, INITIAL weights to start from;
 # CORPUS names a folder of FASTA files to be put where the recipe looks,
-# ../shared/data/genomes. MINUTES ends the run, its
+# ../shared/data/genomes; on a machine that has them,
+#   mkdir FOLDER && cp $(grep -o '\.\./shared/data/genomes/[^"]*' RECIPE) FOLDER
+# fills one. MINUTES ends the run, its
 # learning rate included, that long after its first step; a stretch that reads fewer than
 # LEAST bases a second (100,000; compiling not counted) four minutes after its start is
 # given up, so that the time goes to finding out why. WEIGHTS_ONLY=1 leaves the shards
