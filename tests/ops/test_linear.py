@@ -96,3 +96,28 @@ def test_widened_serves_bfloat16_alone(without_bfloat16):
     with torch.autocast("cpu", torch.bfloat16):
         assert widened.reject(x, weight, None) is None
         assert widened.reject(x.double(), weight.double(), None) is not None
+
+
+@needs_onednn
+def test_parts_of_wider_tensors_are_copied_first(monkeypatch):
+    """OneDNN has no fast path for them, forward or backward."""
+    torch.manual_seed(0)
+    whole, wide = torch.randn(300, 96), torch.randn(512, 64)
+    leaves = [whole[:, 8:24].requires_grad_(), wide[:, :16].requires_grad_()]
+    given = []
+
+    def recorded(x, weight, bias=None):
+        given.extend((x, weight))
+        return torch.nn.functional.linear(x, weight, bias)
+
+    monkeypatch.setattr(
+        torch.ops.mkldnn,
+        "_linear_pointwise",
+        lambda x, weight, bias, *_: recorded(x, weight, bias),
+    )
+    y = linear(*leaves, backend="onednn")
+    y.backward(torch.randn(300, 600)[:, :512])
+    assert len(given) == 6
+    assert all(x.is_contiguous() or x.t().is_contiguous() for x in given)
+    expected = [x.detach().clone().requires_grad_() for x in leaves]
+    torch.testing.assert_close(y, linear(*expected, backend="torch"))
