@@ -462,9 +462,13 @@ def test_blocks_read_in_one_go_give_the_same(rng, monkeypatch, length, padded):
         results.append((output, [p.grad.clone() for p in model.parameters()]))
     (one, slow), (other, fast) = results
     real = torch.ones_like(ids).bool() if mask is None else mask.bool()
+    # Decays stay float32, whatever the network is in.
+    near = {"rtol": 1e-5, "atol": 1e-6}
     for name in ("logits", "branch_a", "branch_b", "fusion_logits"):
-        torch.testing.assert_close(getattr(one, name)[real], getattr(other, name)[real])
+        torch.testing.assert_close(
+            getattr(one, name)[real], getattr(other, name)[real], **near
+        )
     for layer, same in zip(one.hidden_states, other.hidden_states, strict=True):
-        torch.testing.assert_close(layer[real], same[real])
+        torch.testing.assert_close(layer[real], same[real], **near)
     if not padded:
         torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
