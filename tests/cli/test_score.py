@@ -279,7 +279,7 @@ def test_precision_is_said_and_never_mixed(
         for path in (tmp_path / "e.parquet", output)
     )
     assert not np.array_equal(exact, found, equal_nan=True)
-    np.testing.assert_allclose(exact, found, atol=0.1)
+    np.testing.assert_allclose(exact, found, atol=0.05)
     # What one precision left unfinished, another does not finish.
     output.unlink()
 

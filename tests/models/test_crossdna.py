@@ -25,6 +25,7 @@ from crossdna.analysis.inference import (
 from crossdna.data.genome import Genome
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import StrandContext, streams
+from crossdna.ops.delta_rule import delta_rule
 
 from .conftest import GOLDEN, tiny_config, tiny_model
 
@@ -442,6 +443,22 @@ def test_sequence_heads(problem, labels, settings, rng):
     assert output.loss > 0
 
 
+def test_a_float64_network_computes_its_decays_in_float64(rng, monkeypatch):
+    given = []
+
+    def recorded(*operands, **options):
+        given.append(operands[3:])
+        return delta_rule(*operands, **options)
+
+    monkeypatch.setattr("crossdna.models.crossdna.layers.delta_rule", recorded)
+    tiny_model().double()(random_ids(rng, 1, 20))
+    log_decay, beta, feedback, _correction = given[0]
+    for x in (log_decay, beta, feedback):
+        assert x.dtype == torch.float64
+        # Numbers of float32 would come back from it unchanged.
+        assert not torch.equal(x.float().double(), x)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("length", [96, 100, 31])
 def test_blocks_read_in_one_go_give_the_same(rng, monkeypatch, length, padded):
@@ -462,13 +479,9 @@ def test_blocks_read_in_one_go_give_the_same(rng, monkeypatch, length, padded):
         results.append((output, [p.grad.clone() for p in model.parameters()]))
     (one, slow), (other, fast) = results
     real = torch.ones_like(ids).bool() if mask is None else mask.bool()
-    # Decays stay float32, whatever the network is in.
-    near = {"rtol": 1e-5, "atol": 1e-6}
     for name in ("logits", "branch_a", "branch_b", "fusion_logits"):
-        torch.testing.assert_close(
-            getattr(one, name)[real], getattr(other, name)[real], **near
-        )
+        torch.testing.assert_close(getattr(one, name)[real], getattr(other, name)[real])
     for layer, same in zip(one.hidden_states, other.hidden_states, strict=True):
-        torch.testing.assert_close(layer[real], same[real], **near)
+        torch.testing.assert_close(layer[real], same[real])
     if not padded:
         torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)

@@ -48,6 +48,11 @@ class LayerState(NamedTuple):
 BranchState = tuple[LayerState, ...]
 
 
+def _wide(x: Tensor) -> Tensor:
+    """In float32, or in float64 where the network is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalisation with a weight and, on request, a gate."""
 
@@ -115,16 +120,16 @@ class DeltaRuleMixer(nn.Module):
             for part in qkv.output.split(self.sizes, dim=-1)
         )
         gate, rate, strength = self.gate_proj(x).split(self.gate_sizes, dim=-1)
-        # Decays stay float32: their sums are exponentiated.
-        log_decay = -self.A_log.float().exp() * F.softplus(rate.float() + self.dt_bias)
+        # At least float32: sums of decays are exponentiated.
+        log_decay = -_wide(self.A_log).exp() * F.softplus(_wide(rate) + self.dt_bias)
         mixed = delta_rule(
             q,
             k,
             v,
             log_decay,
-            strength.float().sigmoid(),
-            self.decay.float().sigmoid(),
-            self.correction.float(),
+            _wide(strength).sigmoid(),
+            _wide(self.decay).sigmoid(),
+            _wide(self.correction),
             initial_state=None if state is None else state.delta,
             mask=mask,
         )
