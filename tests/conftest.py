@@ -117,3 +117,19 @@ def cache_folder(tmp_path, monkeypatch):
     """A cache of genomes that goes away with the test."""
     monkeypatch.setenv("CROSSDNA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def left_unfinished(monkeypatch):
+    """Run a command that is interrupted before it removes its finished chunks."""
+    from crossdna.cli import main
+
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    def run(words):
+        with monkeypatch.context() as patch:
+            patch.setattr("crossdna.analysis.chunks.ChunkStore.remove", interrupted)
+            assert main(words) != 0
+
+    return run

@@ -173,7 +173,9 @@ def test_command_line(checkpoints, tmp_path, capsys):
     assert not (tmp_path / "bad.fa").exists()
 
 
-def test_precision_is_said_and_never_mixed(checkpoints, tmp_path, monkeypatch, capsys):
+def test_precision_is_said_and_never_mixed(
+    checkpoints, tmp_path, left_unfinished, capsys
+):
     """What one precision left unfinished, another does not finish."""
     output = tmp_path / "some.fa"
     words = ["generate", "--model", str(checkpoints("crossdna")), "--device", "cpu"]
@@ -190,12 +192,7 @@ def test_precision_is_said_and_never_mixed(checkpoints, tmp_path, monkeypatch, c
     assert (exact[0], rough[0]) == ("float32", "bf16")
     assert exact[1] != rough[1]
 
-    def interrupted(*_arguments, **_options):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("crossdna.analysis.chunks.ChunkStore.remove", interrupted)
-        assert main(words) != 0
+    left_unfinished(words)
     assert (tmp_path / "some.fa.work").is_dir()
     capsys.readouterr()
     assert main([*words, "--precision", "bf16"]) != 0
