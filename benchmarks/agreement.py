@@ -55,36 +55,26 @@ def logits_and_gradients(model, ids, dtype):
     return logits.detach().float().cpu(), joined.cpu()
 
 
-def asked(model, ids, dtype):
-    """Logits as verbs get them."""
-    Execution("bf16" if dtype == torch.bfloat16 else "float32").prepare(model)
+def best_bases(model, ids):
+    """As verbs see them, of a prepared model."""
     with asking(model):
-        return model(input_ids=ids).logits.float().cpu()
+        return model(input_ids=ids.to(model.device)).logits.argmax(-1).cpu()
 
 
-def hide(ids, model):
-    """A copy with 15 % hidden, and which they are."""
-    hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < HIDDEN
-    return ids.masked_fill(hidden, model.config.mask_token_id), hidden
-
-
-def same_best_bases(model, ids, device, dtype):
+def same_best_bases(model, ids, device, precision):
     """How often the best base is the same: of all bases, of hidden ones."""
-    masked, hidden = hide(ids, model)
-    found = copy.deepcopy(model).to(device)
-    rows = []
-    for given in (ids, masked):
-        best = [
-            asked(network, given.to(place), kind).argmax(-1)
-            for network, place, kind in (
-                (copy.deepcopy(model), "cpu", torch.float32),
-                (found, device, dtype),
-            )
-        ]
-        rows.append((best[0] == best[1]).float())
+    hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < HIDDEN
+    masked = ids.masked_fill(hidden, model.config.mask_token_id)
+    exact, found = copy.deepcopy(model), copy.deepcopy(model).to(device)
+    Execution().prepare(exact)
+    Execution(precision).prepare(found)
+    seen, guessed = (
+        (best_bases(exact, given) == best_bases(found, given)).float()
+        for given in (ids, masked)
+    )
     return {
-        "same_best_base": rows[0].mean().item(),
-        "same_best_base_hidden": rows[1][hidden].mean().item(),
+        "same_best_base": seen.mean().item(),
+        "same_best_base_hidden": guessed[hidden].mean().item(),
         "hidden_bases": int(hidden.sum()),
     }
 
@@ -105,7 +95,7 @@ def compare(model, ids, device, dtype_name):
         "logits_error": errors[0],
         "gradient_error": errors[1],
         "gradient_cosine": cosine.item(),
-        **same_best_bases(model, ids, device, DTYPES[dtype_name]),
+        **same_best_bases(model, ids, device, dtype_name),
     }
 
 

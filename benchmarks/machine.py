@@ -34,14 +34,16 @@ ZEN = {("25", False): "zen3", ("25", True): "zen4", ("26", True): "zen5"}
 """By family, and whether there is AVX-512."""
 
 
+def cpu_facts():
+    """What Linux says of the first processor."""
+    lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
 def cpu_generation():
     """What sets a CPU's rates: AMD's generation, of others the vector instructions."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    facts = dict(
-        tuple(part.strip() for part in line.split(":", 1))
-        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        if ":" in line
-    )
+    facts, capability = cpu_facts(), torch.backends.cpu.get_cpu_capability()
     family = (facts.get("cpu family"), capability == "AVX512")
     if facts.get("vendor_id") == "AuthenticAMD" and family in ZEN:
         return ZEN[family]
@@ -50,11 +52,6 @@ def cpu_generation():
 
 def describe_machine(**settings):
     """Processor, cores, GPU, versions and commit."""
-    model = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(),
@@ -63,7 +60,7 @@ def describe_machine(**settings):
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
-        "processor": model[0] if model else platform.processor(),
+        "processor": cpu_facts().get("model name", platform.processor()),
         "cores": os.cpu_count(),
         "cpu_generation": cpu_generation(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

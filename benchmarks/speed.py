@@ -46,8 +46,7 @@ from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.models.crossdna import bridge, streams
-from crossdna.models.execution import compile_layers
-from crossdna.models.linear import Linear
+from crossdna.models.execution import Execution, compile_layers
 from crossdna.ops import fusion
 from crossdna.ops.delta_rule import delta_rule
 from crossdna.ops.gates import blend_norm, rms_norm, swiglu
@@ -271,9 +270,7 @@ def prepared(row, device):
     model.train(training)
     if not training and row.model != "crossdna-straightforward":
         # As verbs do with every model that they only ask.
-        for module in model.modules():
-            if isinstance(module, Linear):
-                module.make_ready(dtype)
+        Execution(row.dtype).prepare(model)
     batch = max(1, TOKENS[device.type] // row.length)
     if row.mode == "one sequence":
         batch = 1

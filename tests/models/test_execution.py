@@ -42,6 +42,8 @@ def test_results_say_their_precision():
     Execution("bf16").prepare(model)
     assert precision_of(model) == precision_of(model.base_model) == "bf16"
     assert provenance(model, "x", strand_average=False).precision == "bf16"
+    Execution().prepare(model)
+    assert precision_of(model) == precision_of(model.base_model) == "float32"
 
 
 def test_a_cpu_without_bfloat16_is_told_once(monkeypatch, caplog):

@@ -19,12 +19,16 @@ PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @pytest.fixture(params=PRECISIONS)
-def dtype(request):
-    """A precision that this machine packs weights in."""
-    chosen = PRECISIONS[request.param]
-    if reason := packed.unavailable(chosen):
+def precision(request):
+    """One that this machine packs weights in."""
+    if reason := packed.unavailable(PRECISIONS[request.param]):
         pytest.skip(reason)
-    return chosen
+    return request.param
+
+
+@pytest.fixture
+def dtype(precision):
+    return PRECISIONS[precision]
 
 
 def asked(layer, x, dtype):
@@ -152,12 +156,11 @@ def test_weights_without_versions_are_left_as_they_are(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
-def test_merged_adapters_count(dtype, rng):
+def test_merged_adapters_count(precision, dtype, rng):
     """Peft adds them to the weights where no version tells."""
     peft = pytest.importorskip("peft")
     model = tiny_model()
-    name = next(name for name, kind in PRECISIONS.items() if kind == dtype)
-    Execution(name).prepare(model)
+    Execution(precision).prepare(model)
     ids = torch.from_numpy(rng.integers(0, 4, (3, 50)))
     before = base_log_probabilities(model, ids)
     torch.manual_seed(0)
@@ -173,10 +176,9 @@ def test_merged_adapters_count(dtype, rng):
     assert (found - before).abs().max() > 3 * tolerance
 
 
-def test_loaded_models_are_ready(dtype, tmp_path, rng):
+def test_loaded_models_are_ready(precision, dtype, tmp_path, rng):
     tiny_model().save_pretrained(tmp_path)
-    name = next(name for name, kind in PRECISIONS.items() if kind == dtype)
-    model = load_model(tmp_path, device="cpu", execution=Execution(name))
+    model = load_model(tmp_path, device="cpu", execution=Execution(precision))
     layers = [x for x in model.modules() if isinstance(x, Linear)]
     assert layers
     assert all(x._ready.dtype == dtype for x in layers)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
+    from crossdna.analysis.generation.generate import GenerateSettings
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
@@ -109,44 +111,26 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Generate and write."""
     from crossdna.analysis.chunks import worker_devices
-    from crossdna.analysis.generation.constraints import Constraints, Plan
+    from crossdna.analysis.generation.constraints import Plan
     from crossdna.analysis.generation.generate import (
         TASKS,
         GenerateJob,
-        GenerateSettings,
         run_generation,
         write_generated,
     )
-    from crossdna.analysis.generation.sampling import Truncation
     from crossdna.analysis.inference import checkpoint_task, load_model
-    from crossdna.analysis.provenance import provenance
+    from crossdna.analysis.provenance import described
     from crossdna.cli.model_options import chosen_execution
     from crossdna.cli.progress import progress
     from crossdna.errors import CrossDNAError
+    from crossdna.models.fingerprint import fingerprint
 
     output: Path = arguments.output
     if output.suffix not in (".fa", ".fasta", ".fna"):
         raise CrossDNAError(f"{output}: sequences are written to .fa, .fasta or .fna")
     if arguments.batch_size < 1:
         raise CrossDNAError(f"--batch-size must be at least 1: {arguments.batch_size}")
-    settings = GenerateSettings(
-        constraints=Constraints(
-            template=_template(arguments),
-            gc=tuple(arguments.gc) if arguments.gc else None,
-            contain=tuple(arguments.contain),
-            avoid=tuple(arguments.avoid),
-        ),
-        number=arguments.number,
-        strand=arguments.strand,
-        truncation=Truncation(
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-        ),
-        rounds=arguments.rounds,
-        sweeps=arguments.sweeps,
-        seed=arguments.seed,
-    )
+    settings = _settings(arguments)
     Plan(settings.constraints).require_possible()
     devices = worker_devices(arguments.device, arguments.workers)
     trust = arguments.trust_remote_code
@@ -156,16 +140,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.model}: saved for {task}; only a language model generates"
         )
     execution = chosen_execution(arguments)
-    model = load_model(
+    # Only its fingerprint is wanted; `job` loads its own where it computes.
+    model = load_model(arguments.model, task, "cpu", trust_remote_code=trust)
+    made_by = described(
+        str(fingerprint(model, arguments.model)),
         arguments.model,
-        task,
-        devices[0],
-        trust_remote_code=trust,
-        # Only its fingerprint is wanted; `job` loads its own.
-        execution=execution._replace(compiled=False),
-    )
-    made_by = provenance(
-        model, arguments.model, strand_average=arguments.strand == "both"
+        strand_average=arguments.strand == "both",
+        precision=execution.precision,
     )
     job = GenerateJob(arguments.model, task, settings, trust, execution)
     with progress("generating", settings.number, "sequences") as advance:
@@ -184,6 +165,31 @@ def run(arguments: argparse.Namespace) -> int:
     table = write_generated(found, job, output, made_by._asdict())
     print(f"written: {output}, {table}")
     return 0
+
+
+def _settings(arguments: argparse.Namespace) -> GenerateSettings:
+    from crossdna.analysis.generation.constraints import Constraints
+    from crossdna.analysis.generation.generate import GenerateSettings
+    from crossdna.analysis.generation.sampling import Truncation
+
+    return GenerateSettings(
+        constraints=Constraints(
+            template=_template(arguments),
+            gc=tuple(arguments.gc) if arguments.gc else None,
+            contain=tuple(arguments.contain),
+            avoid=tuple(arguments.avoid),
+        ),
+        number=arguments.number,
+        strand=arguments.strand,
+        truncation=Truncation(
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+        ),
+        rounds=arguments.rounds,
+        sweeps=arguments.sweeps,
+        seed=arguments.seed,
+    )
 
 
 def _template(arguments: argparse.Namespace) -> str:

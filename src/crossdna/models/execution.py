@@ -50,15 +50,15 @@ class Execution(NamedTuple):
                 f"precision must be one of {', '.join(PRECISIONS)}, not "
                 f"{self.precision!r}"
             )
-        dtype = torch.float32
+        asked_in = None
         if self.precision == "bf16":
             require_bfloat16(model.device)
-            dtype = torch.bfloat16
+            asked_in = torch.bfloat16
         for module in model.modules():
-            if isinstance(module, PreTrainedModel) and dtype == torch.bfloat16:
-                cast("Any", module).asked_in = dtype
+            if isinstance(module, PreTrainedModel):
+                cast("Any", module).asked_in = asked_in
             elif isinstance(module, Linear):
-                module.make_ready(dtype)
+                module.make_ready(asked_in or torch.float32)
         if self.compiled:
             if model.device.type != "cuda":
                 raise CrossDNAError(

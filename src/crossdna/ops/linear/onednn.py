@@ -44,15 +44,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply; arguments as in `crossdna.ops.linear.linear`."""
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Linear.apply(x, weight, bias)
-    return product(x, dense(weight), bias)
+    return product(x, weight, bias)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Call oneDNN; the weight is `dense`, or packed."""
-    return torch.ops.mkldnn._linear_pointwise(dense(x), weight, bias, "none", [], "")
+    """Call oneDNN; the weight may be packed."""
+    operands = _dense(x), _dense(weight), bias
+    return torch.ops.mkldnn._linear_pointwise(*operands, "none", [], "")
 
 
-def dense(x: Tensor) -> Tensor:
+def _dense(x: Tensor) -> Tensor:
     """Copy what does not lie row after row, or column after column.
 
     From a part of a wider tensor oneDNN takes 2 (first operand) to 500 times (second
@@ -73,7 +74,7 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None  # type: ignore[attr-defined]
-        return product(x, dense(weight), bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(
@@ -83,8 +84,8 @@ class _Linear(torch.autograd.Function):
         rows = gradients[0].reshape(-1, weight.shape[0])
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
-            product(rows, dense(weight.t())).view(x.shape) if wants_x else None,
-            product(rows.t(), dense(x.reshape(-1, weight.shape[1]).t()))
+            product(rows, weight.t()).view(x.shape) if wants_x else None,
+            product(rows.t(), x.reshape(-1, weight.shape[1]).t())
             if wants_weight
             else None,
             rows.sum(0) if wants_bias and ctx.has_bias else None,  # type: ignore[attr-defined]

@@ -1,8 +1,7 @@
 """Weights that oneDNN lays out once, not at every call, for layers only asked.
 
-A layer that reads a few hundred positions spends up to a fifth of its time on bringing
-its weights into the layout that the product reads, and under autocast as much again on
-rounding them.
+A product first brings its weight into the layout that it reads, and autocast rounds it
+before: on short sequences that shows.
 """
 
 from __future__ import annotations
