@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.labelled_sets import rows_with_motif, write_csv
 
-from crossdna.analysis.supervised import benchmark
+from crossdna.analysis.supervised import benchmark, probing
 from crossdna.analysis.supervised.baselines import BASELINES
 from crossdna.cli import main
 
@@ -108,6 +108,27 @@ def test_probing(suite, done, tmp_path):
     table = pl.read_parquet(output / "results.parquet")
     assert set(table["model"]) == set(models)
     assert table["seeds"].to_list() == [1, 1]
+
+
+def test_probing_in_the_precision_that_is_asked_for(
+    suite, done, tmp_path, monkeypatch, capsys
+):
+    asked = []
+    fit = probing.ProbeModel.__init__
+
+    def noted(self, name, network, *sets):
+        asked.append(network.asked_in)
+        fit(self, name, network, *sets)
+
+    monkeypatch.setattr(probing.ProbeModel, "__init__", noted)
+    checkpoint = next((done / "cells").glob("a/new_tiny/seed-0/seed-0"))
+    probe = ("--models", checkpoint, "--tasks", "a", "--mode", "probe")
+    assert run(suite, tmp_path / "out", *probe, "--precision", "bf16") == 0
+    assert run(suite, tmp_path / "other", *probe) == 0
+    assert asked == [torch.bfloat16, None]
+    # Cells of another precision are other cells.
+    assert run(suite, tmp_path / "out", *probe) == 2
+    assert "another suite, mode or recipe" in capsys.readouterr().err
 
 
 def test_what_does_not_suit_is_left_out_and_said(tmp_path, rng, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_trust_option
+from crossdna.cli.model_options import add_training_precision, add_trust_option
 
 if TYPE_CHECKING:
     import argparse
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
+    add_training_precision(parser)
     parser.add_argument("--device", default="auto")
     add_trust_option(parser)
     parser.add_argument(
@@ -139,7 +140,8 @@ def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
 
     table = {
         "model": "", "epochs": arguments.epochs, "batch_size": arguments.batch_size,
-        "device": arguments.device, "trust_remote_code": arguments.trust_remote_code,
+        "precision": arguments.precision, "device": arguments.device,
+        "trust_remote_code": arguments.trust_remote_code,
     }  # fmt: skip
     for text in arguments.overrides:
         override(table, text)
@@ -218,8 +220,10 @@ def _fit(
     from crossdna.analysis.supervised.baselines import find
     from crossdna.analysis.supervised.finetuned import FinetunedModel
     from crossdna.analysis.supervised.probing import ProbeModel
+    from crossdna.models.execution import Execution
     from crossdna.models.fingerprint import fingerprint
     from crossdna.training.finetune import finetune
+    from crossdna.training.precision import uses_bfloat16
 
     known = find(model)
 
@@ -231,9 +235,12 @@ def _fit(
         network = load_model(
             model,
             "embedding",
-            arguments.device,
+            recipe.device,
             trust_remote_code=recipe.trust_remote_code,
         )
+        on_cpu = network.device.type == "cpu"
+        reduced = uses_bfloat16(recipe.precision, on_cpu=on_cpu)
+        Execution("bf16" if reduced else "float32").prepare(network)
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
         digits = str(fingerprint(network, model))
@@ -246,7 +253,7 @@ def _fit(
         result = finetune(own, sets.train, sets.valid, folder)
         best = FinetunedModel.load(
             result.best.folder,
-            arguments.device,
+            recipe.device,
             model,
             trust_remote_code=recipe.trust_remote_code,
         )

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossdna.cli.labelled_options import add_input_options
-from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+from crossdna.cli.model_options import (
+    CHECKPOINT,
+    add_training_precision,
+    add_trust_option,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -77,12 +81,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     train.add_argument("--class-weights", action="store_true")
     train.add_argument("--max-length", type=int, default=65536)
-    train.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bf16"),
-        default="float32",
-        help="auto: bf16 where the device gains by it (default: %(default)s)",
-    )
+    add_training_precision(train)
     train.add_argument("--seeds", type=int, default=1, help="models to train")
     train.add_argument(
         "--ensemble",

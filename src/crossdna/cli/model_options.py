@@ -48,6 +48,18 @@ def add_execution_options(
     )
 
 
+def add_training_precision(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """What training multiplies in, where the device may decide."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bf16"),
+        default="float32",
+        help="auto: bf16 where the device gains by it (default: %(default)s)",
+    )
+
+
 def chosen_execution(arguments: argparse.Namespace) -> Execution:
     """What the options of `add_execution_options` say."""
     from crossdna.models.execution import Execution
