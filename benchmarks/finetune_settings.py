@@ -7,7 +7,7 @@ A fifth of each training file is put aside by a seed and judges; the rest is tra
 and the development file stops training early, as the verb does. Of the judges' rows:
 log-loss (nats a row), MCC at .5, and how much the log-loss is beyond that of the first
 variant, with an interval over rows (negative is better). Finished cells in --work are
-not repeated; results go to benchmarks/results/finetune-settings.json.
+not repeated; all of them together go to benchmarks/results/finetune-settings.json.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from crossdna.data.suites import find_tasks, read_task
 from crossdna.training.finetune import finetune
 from crossdna.training.finetune_recipe import FinetuneRecipe
 
-# Names after the first tell what differs from the verb's defaults for that model.
+# What differs from the verb's defaults for that model.
 VARIANTS = {
-    "pretrained": {},
+    "pretrained": {"dropout": 0.0},
     "pretrained, dropout .15": {"dropout": 0.15},
-    "pretrained, rate 1e-3": {"lr": 1e-3, "head_lr": 2e-3},
-    "pretrained, dropout .15, rate 1e-3": {
-        "dropout": 0.15, "lr": 1e-3, "head_lr": 2e-3,
+    "pretrained, dropout .3": {"dropout": 0.3},
+    "pretrained, dropout .3, noise .1": {"dropout": 0.3, "noise": 0.1},
+    "pretrained, dropout .15, rate 1e-4": {
+        "dropout": 0.15, "lr": 1e-4, "head_lr": 2e-3,
     },
-    "random start": {},
+    "pretrained, dropout .15, low rank": {"dropout": 0.15, "method": "lora"},
     "random start, dropout .15": {"dropout": 0.15},
     "new:tiny": {},
 }  # fmt: skip
+JUDGED = "judged.json"
 SMALLEST = 1e-6
 """Probabilities are kept so far from 0 and 1."""
 
@@ -63,11 +65,13 @@ def halves(task, options):
 
 
 def run_cell(task, variant, seed, options):
-    """Probabilities of the judging rows, from a model or from a finished cell."""
-    folder = options.work / task.replace("/", "__") / f"{variant}, seed {seed}"
-    done = folder / "judged.json"
+    """Train, and write what the model makes of the rows that judge."""
+    rows = options.train_rows or "all"
+    group = f"{task.replace('/', '__')}, {rows} rows, {options.epochs} epochs"
+    folder = options.work / group / f"{variant}, seed {seed}"
+    done = folder / JUDGED
     if done.is_file():
-        return json.loads(done.read_text())
+        return
     train, valid, judges = halves(task, options)
     recipe = FinetuneRecipe(
         model=model_of(variant, options.checkpoint),
@@ -80,15 +84,18 @@ def run_cell(task, variant, seed, options):
     )
     best = finetune(recipe, train, valid, folder).best
     model = FinetunedModel.load(best.folder, "cpu", variant)
-    scores = model.scores(judges.table.ids)
     cell = {
-        "scores": scores[:, 1].tolist(),
-        "labels": judges.labels.tolist(),
-        "best_epoch": best.best_epoch,
+        "task": task,
+        "variant": variant,
+        "epochs": options.epochs,
         "train_rows": len(train),
+        "best_epoch": best.best_epoch,
+        "labels": judges.labels.tolist(),
+        "scores": model.scores(judges.table.ids)[:, 1].tolist(),
     }
     write_json(cell, done)
-    return cell
+    loss = log_loss(cell).mean()
+    print(f"{task} | {variant} | seed {seed} | {loss:.4f} nats", flush=True)
 
 
 def log_loss(cell):
@@ -100,43 +107,51 @@ def log_loss(cell):
 def mean_interval(values):
     """The mean of rows, resampled."""
     ratios = resampled_ratios(values, np.ones_like(values))
-    return interval(float(ratios.estimate), ratios.resampled)
+    return interval(float(ratios.estimate), ratios.resampled)._asdict()
 
 
-def summary(options, tasks):
-    """A row for each task and variant that has a finished cell."""
-    rows = []
-    for task in tasks:
-        place = options.work / task.replace("/", "__")
-        losses = {}
-        for variant in options.variants:
-            paths = sorted(place.glob(f"{variant}, seed *[0-9]/judged.json"))
-            cells = [json.loads(path.read_text()) for path in paths]
-            if not cells:
-                continue
-            losses[variant] = np.mean([log_loss(cell) for cell in cells], axis=0)
-            beyond = losses[variant] - losses[next(iter(losses))]
-            rows.append(
-                {
-                    "task": task,
-                    "variant": variant,
-                    "settings": VARIANTS[variant],
-                    "seeds": len(cells),
-                    "train_rows": cells[0]["train_rows"],
-                    "judging_rows": len(beyond),
-                    "best_epochs": [cell["best_epoch"] for cell in cells],
-                    "log_loss": float(losses[variant].mean()),
-                    "beyond_first": mean_interval(beyond)._asdict(),
-                    "mcc": [
-                        metrics.mcc(
-                            np.asarray(cell["labels"]),
-                            (np.asarray(cell["scores"]) > 0.5).astype(int),
-                        )
-                        for cell in cells
-                    ],
-                }
-            )
-    return rows
+def summary(work):
+    """A row for each group of cells that differ in their seed, from all of `work`."""
+    groups = {}
+    for path in sorted(work.glob(f"*/*/{JUDGED}")):
+        cell = json.loads(path.read_text())
+        same = cell["task"], cell["train_rows"], cell["epochs"]
+        groups.setdefault(same, {}).setdefault(cell["variant"], []).append(cell)
+    return [
+        row
+        for same in sorted(groups)
+        for row in rows_of(*same, [groups[same].get(name, []) for name in VARIANTS])
+    ]
+
+
+def rows_of(task, train_rows, epochs, variants):
+    """Rows of one task; `variants` has the cells of each, which may be none."""
+    losses = [[log_loss(cell) for cell in cells] for cells in variants]
+    for variant, cells, each in zip(VARIANTS, variants, losses, strict=True):
+        if not cells:
+            continue
+        # Paired seed by seed, as far as the first variant has been.
+        pairs = zip(each, losses[0], strict=False)
+        beyond = [own - first for own, first in pairs]
+        yield {
+            "task": task,
+            "train_rows": train_rows,
+            "epochs": epochs,
+            "variant": variant,
+            "settings": VARIANTS[variant],
+            "seeds": len(cells),
+            "judging_rows": len(cells[0]["labels"]),
+            "best_epochs": [cell["best_epoch"] for cell in cells],
+            "log_loss": float(np.mean(each)),
+            "beyond_first": mean_interval(np.mean(beyond, axis=0)) if beyond else None,
+            "mcc": [mcc_of(cell) for cell in cells],
+        }
+
+
+def mcc_of(cell):
+    """MCC at .5."""
+    decided = (np.asarray(cell["scores"]) > 0.5).astype(int)
+    return metrics.mcc(np.asarray(cell["labels"]), decided)
 
 
 def parse():
@@ -159,7 +174,5 @@ if __name__ == "__main__":
     for seed in range(options.seeds):
         for task in options.tasks:
             for variant in options.variants:
-                cell = run_cell(task, variant, seed, options)
-                loss = log_loss(cell).mean()
-                print(f"{task} | {variant} | {seed} | {loss:.4f}", flush=True)
-    print(save_results("finetune-settings", summary(options, options.tasks)))
+                run_cell(task, variant, seed, options)
+    print(save_results("finetune-settings", summary(options.work)))

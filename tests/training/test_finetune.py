@@ -2,11 +2,13 @@
 
 import inspect
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from tests.labelled_sets import rows_with_motif, write_csv
+from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from crossdna import alphabet
@@ -15,7 +17,13 @@ from crossdna.data.sequence_tables import read_sequences
 from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
-from crossdna.models.hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+from crossdna.models.caduceus import CaduceusConfig, CaduceusForMaskedLM
+from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
+from crossdna.models.hyenadna import (
+    HyenaDNAConfig,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+)
 from crossdna.models.vocabulary import speak_alphabet
 from crossdna.tokenizers.character import HyenaDNATokenizer
 from crossdna.training import finetune as verb
@@ -26,7 +34,7 @@ from crossdna.training.finetune_data import (
     TrainingRows,
     class_weights,
 )
-from crossdna.training.finetune_model import build_model, restrict
+from crossdna.training.finetune_model import NEW_SIZES, build_model, restrict
 from crossdna.training.finetune_recipe import FinetuneRecipe
 from crossdna.training.finetune_trainer import has_stopped
 
@@ -84,6 +92,35 @@ def test_methods_change_what_they_should(tmp_path, sets, method):
     assert (result.best.trained_parameters == result.best.parameters) == (
         method == "full"
     )
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "expected"),
+    [(0.0, None, 0.15), (0.4, None, 0.4), (0.4, 0.0, 0.0), (0.0, 0.3, 0.3)],
+)
+def test_crossdna_is_tuned_with_dropout(tmp_path, sets, stored, asked, expected):
+    """Pretraining may have had none, since it read no window twice."""
+    config = CrossDNAConfig(**NEW_SIZES["tiny"], dropout=stored)
+    CrossDNAForMaskedLM(config).save_pretrained(tmp_path)
+    recipe = changed(RECIPE, model=str(tmp_path), dropout=asked)
+    model = build_model(recipe, sets[0].task, pooling="mean", length=40)
+    assert model.config.dropout == expected
+    assert model.model.dropout.p == expected
+
+
+def test_dropout_of_other_families_is_theirs_or_an_error(tmp_path, sets):
+    sizes = {"d_model": 16, "n_layer": 1}
+    HyenaDNAForCausalLM(HyenaDNAConfig(**sizes)).save_pretrained(tmp_path / "h")
+    CaduceusForMaskedLM(CaduceusConfig(**sizes)).save_pretrained(tmp_path / "c")
+    make = partial(build_model, task=sets[0].task, pooling="mean", length=40)
+    model = make(changed(RECIPE, model=str(tmp_path / "h"), dropout=0.3))
+    rates = {part.p for part in model.modules() if isinstance(part, nn.Dropout)}
+    assert 0.3 in rates
+    make(changed(RECIPE, model=str(tmp_path / "c")))
+    with pytest.raises(CrossDNAError, match="'caduceus' have no dropout"):
+        make(changed(RECIPE, model=str(tmp_path / "c"), dropout=0.3))
+    with pytest.raises(CrossDNAError, match="dropout must lie in"):
+        changed(RECIPE, dropout=1.5)
 
 
 def test_every_low_rank_update_learns(sets):

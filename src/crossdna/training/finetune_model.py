@@ -49,6 +49,17 @@ NEW_SIZES: Final[dict[str, dict[str, Any]]] = {
 }
 """Sizes of CrossDNA with random weights: small is the paper's 408K, paper its 8.1M."""
 
+LEAST_DROPOUT: Final = 0.15
+"""Of a CrossDNA that is tuned, unless the recipe has another rate: pretraining sees no
+window twice and needs none, a few thousand labelled sequences do; it is what the paper
+trains with (`benchmarks/finetune_settings.py` compares)."""
+_DROPOUTS: Final[dict[str, tuple[str, ...]]] = {
+    "crossdna": ("dropout",),
+    "hyenadna": ("hyena_dropout",),
+    "caduceus": (),
+}
+"""Names of the rates in configurations of our own families."""
+
 MEASURED_BASES: Final = 1 << 14
 """Bases that a network reads at a time while a head is measured."""
 _PROBLEMS: Final = {
@@ -93,8 +104,11 @@ def build_model(
     if hasattr(config, "head_motifs"):
         config.head_motifs = recipe.motifs
         config.head_standard = recipe.standard
-    if recipe.dropout is not None:
-        _set_dropout(config, recipe.dropout)
+    rate = recipe.dropout
+    if rate is None and isinstance(config, CrossDNAConfig):
+        rate = max(config.dropout, LEAST_DROPOUT)
+    if rate is not None:
+        _set_dropout(config, rate)
     per_base = task.kind == "per-base"
     if opened is None:
         auto: Any = (
@@ -127,15 +141,15 @@ def _new_config(name: str) -> CrossDNAConfig:
 
 
 def _set_dropout(config: Any, rate: float) -> None:
-    if not isinstance(config, TokenizedConfig):
-        config.dropout = rate
-        return
-    names = config.family.dropouts
+    if isinstance(config, TokenizedConfig):
+        names, kind = config.family.dropouts, config.network_type
+        config.network = {**(config.network or {}), **dict.fromkeys(names, rate)}
+    else:
+        names, kind = _DROPOUTS[config.model_type], config.model_type
+        for name in names:
+            setattr(config, name, rate)
     if not names:
-        raise CrossDNAError(
-            f"networks of type {config.network_type!r} have no dropout; leave it out"
-        )
-    config.network = {**(config.network or {}), **dict.fromkeys(names, rate)}
+        raise CrossDNAError(f"networks of type {kind!r} have no dropout; leave it out")
 
 
 def check_model(name: str, *, trust_remote_code: bool = False) -> None:

@@ -63,7 +63,7 @@ class FinetuneRecipe:
     class_weights: bool = False
     """Weigh classes in the loss by the inverse of how often they occur."""
     dropout: float | None = None
-    """Of the network; None: as in the checkpoint."""
+    """Of the network; None: as in the checkpoint, of CrossDNA at least 0.15."""
     head_dropout: float | None = None
     """None: 0.3, and 0.1 with ``method="head"``."""
     head_motifs: int | None = None
@@ -104,7 +104,7 @@ class FinetuneRecipe:
                 raise CrossDNAError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
-        for name in ("warmup", "head_dropout", "noise"):
+        for name in ("warmup", "dropout", "head_dropout", "noise"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise CrossDNAError(f"{name} must lie in [0, 1)")
         if not 0 < self.trial_share <= 1:
