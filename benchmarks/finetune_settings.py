@@ -34,12 +34,14 @@ VARIANTS = {
     "pretrained": {"dropout": 0.0},
     "pretrained, dropout .15": {"dropout": 0.15},
     "pretrained, dropout .3": {"dropout": 0.3},
-    "pretrained, dropout .3, noise .1": {"dropout": 0.3, "noise": 0.1},
+    "pretrained, dropout .5": {"dropout": 0.5},
+    "pretrained, dropout .3, noise .15": {"dropout": 0.3, "noise": 0.15},
     "pretrained, dropout .15, rate 1e-4": {
         "dropout": 0.15, "lr": 1e-4, "head_lr": 2e-3,
     },
     "pretrained, dropout .15, low rank": {"dropout": 0.15, "method": "lora"},
     "random start, dropout .15": {"dropout": 0.15},
+    "random start, dropout .3": {"dropout": 0.3},
     "new:tiny": {},
 }  # fmt: skip
 JUDGED = "judged.json"
