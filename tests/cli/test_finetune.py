@@ -17,6 +17,7 @@ from crossdna.analysis.supervised.finetuned import FinetunedModel
 from crossdna.cli import main
 from crossdna.data.labelled import Task
 from crossdna.data.metrics import choose_thresholds
+from crossdna.data.temperature import fit_temperature
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
 
 BINARY = Task(kind="binary", columns=("label",), classes=("0", "1"))
@@ -103,6 +104,11 @@ def test_threshold_is_that_of_the_development_set(metrics, predictions):
     assert found >= best - (1 - best**2) / np.sqrt(len(truth) - 1)
     both = np.stack([1 - probability, probability], axis=1)
     assert (threshold,) == choose_thresholds(BINARY, truth, both)
+    # Nor are probabilities surer than it allows.
+    assert metrics["temperatures"].keys() == metrics["seeds"].keys()
+    assert all(value >= 1 for value in metrics["temperatures"].values())
+    logits = np.log(np.maximum(both, 1e-300))
+    assert fit_temperature(BINARY, truth, logits) == pytest.approx(1, abs=1e-3)
 
 
 def test_predictions_keep_rows_and_columns(run, predictions):

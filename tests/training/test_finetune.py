@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from crossdna import alphabet
 from crossdna.data import labelled, metrics
 from crossdna.data.sequence_tables import read_sequences
 from crossdna.data.task_card import TaskCard
+from crossdna.data.temperature import HIGHEST, fit_temperature
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
 from crossdna.models.caduceus import CaduceusConfig, CaduceusForMaskedLM
@@ -34,7 +36,12 @@ from crossdna.training.finetune_data import (
     TrainingRows,
     class_weights,
 )
-from crossdna.training.finetune_model import NEW_SIZES, build_model, restrict
+from crossdna.training.finetune_model import (
+    NEW_SIZES,
+    build_model,
+    divide_logits,
+    restrict,
+)
 from crossdna.training.finetune_recipe import FinetuneRecipe
 from crossdna.training.finetune_trainer import has_stopped
 
@@ -43,17 +50,22 @@ RECIPE = FinetuneRecipe(
 )
 
 
-@pytest.fixture
-def sets(tmp_path, rng):
+def labelled_sets(folder, rng, *counts):
     """A training and a development set of a binary task."""
     parts = []
-    for name, count in (("train", 48), ("valid", 24)):
+    for name, count in zip(("train", "valid"), counts, strict=True):
         rows = rows_with_motif(rng, count)
-        path = write_csv(tmp_path / f"{name}.csv", ["sequence", "label"], rows)
+        path = write_csv(folder / f"{name}.csv", ["sequence", "label"], rows)
         table = read_sequences(path)
         task = labelled.Task(kind="binary", columns=("label",), classes=("0", "1"))
         parts.append(labelled.label(table, task))
     return parts
+
+
+@pytest.fixture
+def sets(tmp_path, rng):
+    """Small ones."""
+    return labelled_sets(tmp_path, rng, 48, 24)
 
 
 def changed(recipe, **values):
@@ -121,6 +133,47 @@ def test_dropout_of_other_families_is_theirs_or_an_error(tmp_path, sets):
         make(changed(RECIPE, model=str(tmp_path / "c"), dropout=0.3))
     with pytest.raises(CrossDNAError, match="dropout must lie in"):
         changed(RECIPE, dropout=1.5)
+
+
+@pytest.mark.parametrize("family", ["crossdna", "hyenadna", "caduceus"])
+def test_logits_of_every_family_are_divided(tmp_path, sets, family):
+    sizes = {"d_model": 16, "n_layer": 1}
+    network = {
+        "crossdna": lambda: CrossDNAForMaskedLM(CrossDNAConfig(**NEW_SIZES["tiny"])),
+        "hyenadna": lambda: HyenaDNAForCausalLM(HyenaDNAConfig(**sizes)),
+        "caduceus": lambda: CaduceusForMaskedLM(CaduceusConfig(**sizes)),
+    }[family]()
+    network.save_pretrained(tmp_path)
+    recipe = changed(RECIPE, model=str(tmp_path))
+    model = build_model(recipe, sets[0].task, pooling="max_mean", length=40).eval()
+    sequences = sets[0].table.ids
+    ask = partial(predict_logits, model, sequences, strand_average=False)
+    before = ask()
+    assert np.abs(before).max() > 1e-3
+    divide_logits(model, 2.5)
+    np.testing.assert_allclose(ask(), before / 2.5, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_probabilities_are_no_surer_than_the_development_set_allows(
+    tmp_path, rng, method
+):
+    """What is saved needs no temperature any more, and thresholds are in its units."""
+    train, valid = labelled_sets(tmp_path, rng, 300, 60)
+    wrong = np.arange(len(valid)) % 6 == 0
+    valid = replace(valid, labels=np.where(wrong, 1 - valid.labels, valid.labels))
+    recipe = changed(RECIPE, method=method, epochs=6, lr=5e-3)
+    run = verb.finetune(recipe, train, valid, tmp_path / "out").best
+    assert 1.1 < run.temperature < HIGHEST - 1
+    assert verb.read_result(run.folder) == run
+    model = AutoModelForSequenceClassification.from_pretrained(run.folder).eval()
+    card = TaskCard.read(run.folder)
+    logits = predict_logits(
+        model, valid.table.ids, strand_average=card.strands == "both"
+    )
+    assert fit_temperature(valid.task, valid.labels, logits) < 1.01
+    chosen = metrics.choose_thresholds(valid.task, valid.labels, card.scores(logits))
+    assert card.thresholds == pytest.approx(chosen)
 
 
 def test_every_low_rank_update_learns(sets):

@@ -263,6 +263,7 @@ def _report(
             settings=to_table(result.recipe),
             parameters=result.best.parameters * len(model.networks),
             trained=result.best.trained_parameters * len(model.networks),
+            temperatures={f"seed {one.seed}": one.temperature for one in result.runs},
         ),
         provenance=described(
             model.fingerprint(str(output)), str(output), strand_average=strands

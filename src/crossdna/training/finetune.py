@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
+from crossdna.data.temperature import fit_temperature
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_open
 from crossdna.models.record import write_record
@@ -26,6 +27,7 @@ from crossdna.training.checkpoints import complete_checkpoints
 from crossdna.training.finetune_data import TrainingRows, target_scale
 from crossdna.training.finetune_model import (
     build_model,
+    divide_logits,
     has_poolings,
     measure,
     merged,
@@ -77,6 +79,8 @@ class RunResult(NamedTuple):
     history : list of dict
         For each epoch, metrics of the development set, and the training loss.
     parameters, trained_parameters : int
+    temperature : float
+        What logits were divided by; see `crossdna.data.temperature`.
     """
 
     folder: Path
@@ -87,6 +91,7 @@ class RunResult(NamedTuple):
     history: list[dict[str, float]]
     parameters: int
     trained_parameters: int
+    temperature: float = 1.0
 
 
 class FinetuneResult(NamedTuple):
@@ -400,16 +405,18 @@ def _arguments(
 
 
 def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> RunResult:
-    """Choose thresholds on the development set and write the checkpoint."""
+    """Scale logits, choose thresholds on the development set; write the checkpoint."""
     # Taking the mixed-precision wrapper off makes thresholds those of float32, which is
     # what predictions will be made in.
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     total = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    scores, _ = trainer.judge()
-    thresholds = metrics.choose_thresholds(
-        trainer.card.task, trainer.valid.labels, scores
-    )
+    task, labels = trainer.card.task, trainer.valid.labels
+    network = merged(network)
+    temperature = fit_temperature(task, labels, trainer.valid_logits(network))
+    divide_logits(network, temperature)
+    scores = trainer.card.scores(trainer.valid_logits(network))
+    thresholds = metrics.choose_thresholds(task, labels, scores)
     history = _history(trainer.state.log_history)
     best = max(range(len(history)), key=lambda row: history[row]["score"])
     facts: dict[str, Any] = {
@@ -420,10 +427,11 @@ def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> Ru
         "history": history,
         "parameters": total,
         "trained_parameters": trained,
+        "temperature": temperature,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(folder) as staging:
-        save_model(merged(network), staging)
+        save_model(network, staging)
         save_tokenizer(model, staging)
         # Code that came with a checkpoint is not run again without being asked for.
         if not getattr(network.config, "remote_code", False):

@@ -257,6 +257,14 @@ def merged(model: Any) -> PreTrainedModel:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
+@torch.no_grad()
+def divide_logits(model: Any, temperature: float) -> None:
+    """Divide the weights of the last layer, and with them all logits, in place."""
+    last = model.score if hasattr(model, "score") else model.head.linear
+    for parameter in last.parameters():
+        parameter /= temperature
+
+
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of the weights that training changes, on the CPU."""
     return {

@@ -178,15 +178,17 @@ class FinetuneTrainer(Trainer):
 
     def judge(self) -> tuple[NDArray, float]:
         """Scores of the development set by the weights as they are, and their loss."""
-        model: Any = self.model
-        kind = self.card.task.kind
-        logits = predict_logits(
+        logits = self.valid_logits(self.model)
+        return self.card.scores(logits), self._held_out_loss(logits)
+
+    def valid_logits(self, model: Any) -> NDArray:
+        """What a network answers to the development set."""
+        return predict_logits(
             model,
             self.valid.table.ids,
             strand_average=self.card.strands == "both",
-            per_base=kind == "per-base",
+            per_base=self.card.task.kind == "per-base",
         )
-        return self.card.scores(logits), self._held_out_loss(logits)
 
     def _held_out_loss(self, logits: NDArray) -> float:
         labels = self.valid.labels

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from crossdna import alphabet
 from crossdna.data import metrics
 from crossdna.data.task_card import TaskCard
+from crossdna.data.temperature import fit_temperature
 from crossdna.models.batched import length_batches, pad_batch
 from crossdna.models.task_loss import IGNORED, task_loss
 
@@ -104,12 +105,14 @@ class CompactModel:
 
     def __init__(self, name: str, net: nn.Module, card: TaskCard) -> None:
         self.name, self.net, self.card = name, net, card
+        self.temperature = 1.0
 
     def scores(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
         """(sequences, outputs), or per base an object array of (length, outputs)."""
-        return self.card.scores(self._logits(sequences))
+        return self.card.scores(self.logits(sequences) / self.temperature)
 
-    def _logits(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+    def logits(self, sequences: Sequence[NDArray[np.uint8]]) -> NDArray:
+        """Like `scores`, as the net gives them."""
         per_base = self.card.task.kind == "per-base"
         results: list[NDArray] = [np.empty(0)] * len(sequences)
         self.net.eval()
@@ -165,6 +168,9 @@ def fit_compact(
         torch.manual_seed(seed)
         model = CompactModel(name, build(train.task.outputs, longest), card)
         _train(model, train, valid, np.random.default_rng(seed), augment)
+    model.temperature = fit_temperature(
+        valid.task, valid.labels, model.logits(valid.table.ids)
+    )
     return model
 
 

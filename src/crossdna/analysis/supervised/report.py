@@ -64,6 +64,8 @@ class Training(NamedTuple):
     settings : dict
         The recipe, as a table.
     parameters, trained : int
+    temperatures : dict of str to float
+        Name of a run to what its logits were divided by.
     """
 
     histories: dict[str, list[dict[str, float]]]
@@ -71,6 +73,7 @@ class Training(NamedTuple):
     settings: dict[str, Any]
     parameters: int
     trained: int
+    temperatures: dict[str, float]
 
 
 class Evaluation(NamedTuple):
@@ -149,6 +152,7 @@ def metrics_table(found: Evaluation) -> dict[str, Any]:
             k: float(np.std(v, ddof=1)) if len(v) > 1 else None
             for k, v in values.items()
         },
+        "temperatures": found.training.temperatures,
         "others": {j.name: comparison.to_json(j) for j in found.judged[1:]},
         "audit": found.audit.to_dict(),
         "provenance": found.provenance._asdict(),
@@ -341,6 +345,15 @@ def _details(found: Evaluation, pictures: Path) -> Section:
         )
     if task.kind == "multilabel":
         parts.append(_label_table(found))
+    if task.kind != "regression":
+        used = ", ".join(f"{t:.2f}" for t in found.training.temperatures.values())
+        parts.append(
+            Paragraph(
+                f"Probabilities are softened by temperatures ({used}) chosen on the "
+                "development set; 1 leaves them as they are.",
+                "note",
+            )
+        )
     return Section("Where it is right and wrong", parts)
 
 
