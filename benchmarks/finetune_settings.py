@@ -92,6 +92,7 @@ def run_cell(task, variant, seed, options):
         "epochs": options.epochs,
         "train_rows": len(train),
         "best_epoch": best.best_epoch,
+        "temperature": best.temperature,
         "labels": judges.labels.tolist(),
         "scores": model.scores(judges.table.ids)[:, 1].tolist(),
     }
@@ -144,6 +145,7 @@ def rows_of(task, train_rows, epochs, variants):
             "seeds": len(cells),
             "judging_rows": len(cells[0]["labels"]),
             "best_epochs": [cell["best_epoch"] for cell in cells],
+            "temperatures": [cell["temperature"] for cell in cells],
             "log_loss": float(np.mean(each)),
             "beyond_first": mean_interval(np.mean(beyond, axis=0)) if beyond else None,
             "mcc": [mcc_of(cell) for cell in cells],
