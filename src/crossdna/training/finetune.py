@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 RESULT_NAME: Final = "result.json"
 MEASURED_ROWS: Final = 1000
 """Training rows that tell a head the spread of what it reads."""
+KEPT_AT_THE_END: Final = 256 << 20
+"""Bytes of what a trained network made of the development set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -413,9 +415,11 @@ def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> Ru
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     task, labels = trainer.card.task, trainer.valid.labels
     network = merged(network)
-    temperature = fit_temperature(task, labels, trainer.valid_logits(network))
-    divide_logits(network, temperature)
-    scores = trainer.card.scores(trainer.valid_logits(network))
+    # Only the last layer changes in between: what is below is asked once.
+    with asked_once(network, Kept(KEPT_AT_THE_END)):
+        temperature = fit_temperature(task, labels, trainer.valid_logits(network))
+        divide_logits(network, temperature)
+        scores = trainer.card.scores(trainer.valid_logits(network))
     thresholds = metrics.choose_thresholds(task, labels, scores)
     history = _history(trainer.state.log_history)
     best = max(range(len(history)), key=lambda row: history[row]["score"])
