@@ -5,9 +5,10 @@
 
 A fifth of each training file is put aside by a seed and judges; the rest is trained on,
 and the development file stops training early, as the verb does. Of the judges' rows:
-log-loss (nats a row), MCC at .5, and how much the log-loss is beyond that of the first
-variant, with an interval over rows (negative is better). Finished cells in --work are
-not repeated; all of them together go to benchmarks/results/finetune-settings.json.
+log-loss (nats a row; also without the temperature), MCC at .5, and how much the
+log-loss is beyond that of the first variant, with an interval over rows (negative is
+better). Finished cells in --work are not repeated; all of them together go to
+benchmarks/results/finetune-settings.json.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from finetune_quality import LISTS
 from machine import save_results
+from scipy.special import log_expit, logit
 
 from crossdna.analysis.evaluation.run import write_json
 from crossdna.analysis.statistics import interval, resampled_ratios
@@ -35,25 +37,11 @@ VARIANTS = {
     "pretrained, dropout .15": {"dropout": 0.15},
     "pretrained, dropout .3": {"dropout": 0.3},
     "pretrained, dropout .5": {"dropout": 0.5},
-    "pretrained, dropout .3, noise .15": {"dropout": 0.3, "noise": 0.15},
-    "pretrained, dropout .15, rate 1e-4": {
-        "dropout": 0.15, "lr": 1e-4, "head_lr": 2e-3,
-    },
-    "pretrained, dropout .15, low rank": {"dropout": 0.15, "method": "lora"},
-    "random start, dropout .15": {"dropout": 0.15},
-    "random start, dropout .3": {"dropout": 0.3},
     "new:tiny": {},
-}  # fmt: skip
+}
 JUDGED = "judged.json"
 SMALLEST = 1e-6
 """Probabilities are kept so far from 0 and 1."""
-
-
-def model_of(variant, checkpoint):
-    """What a recipe calls it."""
-    if variant.startswith("new:"):
-        return variant
-    return f"random:{checkpoint}" if variant.startswith("random") else str(checkpoint)
 
 
 def halves(task, options):
@@ -76,7 +64,7 @@ def run_cell(task, variant, seed, options):
         return
     train, valid, judges = halves(task, options)
     recipe = FinetuneRecipe(
-        model=model_of(variant, options.checkpoint),
+        model=variant if variant.startswith("new:") else str(options.checkpoint),
         seeds=(seed,),
         epochs=options.epochs,
         precision="auto",
@@ -101,10 +89,10 @@ def run_cell(task, variant, seed, options):
     print(f"{task} | {variant} | seed {seed} | {loss:.4f} nats", flush=True)
 
 
-def log_loss(cell):
-    """Nats of each row."""
-    scores = np.clip(cell["scores"], SMALLEST, 1 - SMALLEST)
-    return -np.log(np.where(np.asarray(cell["labels"]) == 1, scores, 1 - scores))
+def log_loss(cell, temperature=1.0):
+    """Nats of each row; with logits multiplied by a temperature, as if without it."""
+    logits = temperature * logit(np.clip(cell["scores"], SMALLEST, 1 - SMALLEST))
+    return -log_expit(np.where(np.asarray(cell["labels"]) == 1, logits, -logits))
 
 
 def mean_interval(values):
@@ -147,6 +135,9 @@ def rows_of(task, train_rows, epochs, variants):
             "best_epochs": [cell["best_epoch"] for cell in cells],
             "temperatures": [cell["temperature"] for cell in cells],
             "log_loss": float(np.mean(each)),
+            "log_loss_without_temperature": float(
+                np.mean([log_loss(cell, cell["temperature"]) for cell in cells])
+            ),
             "beyond_first": mean_interval(np.mean(beyond, axis=0)) if beyond else None,
             "mcc": [mcc_of(cell) for cell in cells],
         }
