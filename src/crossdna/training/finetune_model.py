@@ -51,8 +51,8 @@ NEW_SIZES: Final[dict[str, dict[str, Any]]] = {
 
 LEAST_DROPOUT: Final = 0.15
 """Of a CrossDNA that is tuned, unless the recipe has another rate: pretraining sees no
-window twice and needs none, a few thousand labelled sequences do; it is what the paper
-trains with (`benchmarks/finetune_settings.py` compares)."""
+window twice and needs none, a few thousand labelled sequences do; it is what new
+networks have, too (`benchmarks/finetune_settings.py` compares)."""
 _DROPOUTS: Final[dict[str, tuple[str, ...]]] = {
     "crossdna": ("dropout",),
     "hyenadna": ("hyena_dropout",),
