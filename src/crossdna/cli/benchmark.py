@@ -239,8 +239,8 @@ def _fit(
             trust_remote_code=recipe.trust_remote_code,
         )
         on_cpu = network.device.type == "cpu"
-        reduced = uses_bfloat16(recipe.precision, on_cpu=on_cpu)
-        Execution("bf16" if reduced else "float32").prepare(network)
+        if uses_bfloat16(recipe.precision, on_cpu=on_cpu):
+            Execution("bf16").prepare(network)
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
         digits = str(fingerprint(network, model))
