@@ -7,7 +7,9 @@
 weights/NAME gets the configuration, the tokenizer, the weights (as bfloat16 where that
 changes bits per base and accuracy on held-out windows by less than 1e-3, else as
 float32), the recipe, the training log as CSV, provenance.json, card.json for the table
-of models, and README.md, whose numbers all come from files in benchmarks/results.
+of models, and README.md, whose numbers all come from files in benchmarks/results. A run
+that began from shipped weights (train.initial) is a further stage of them: its card and
+log begin with theirs.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHANGE = 1e-3
 LOG_ROWS = 400
 LOG_COLUMNS = ("step", "loss_masked", "eval_loss", "eval_accuracy", "learning_rate")
+LOG, SHIPPING = "training_log.csv", "shipping.json"
 
 
 def ship(run, folder):
@@ -56,6 +59,8 @@ def ship(run, folder):
         model, exact, rounded, read_recipe(run / "recipe.toml", PretrainRecipe)
     )
     half = max(change.values()) < CHANGE
+    # Before anything is overwritten: the run may have begun from this very folder.
+    stages, log = stages_of(run), log_of(run)
     weights = rounded if half else exact
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "model.safetensors") as path:
@@ -67,20 +72,23 @@ def ship(run, folder):
     write(folder / "config.json", config)
     for name in ("recipe.toml", "tokenizer_config.json", "provenance.json"):
         shutil.copyfile(run / name, folder / name)
-    write_log(run / "training_log.jsonl", folder / "training_log.csv")
+    write_log(log, folder / LOG)
     size = sum(value.numel() for value in model.parameters())
-    steps = json.loads((run / "provenance.json").read_text())["steps"]
     recipe = read_recipe(run / "recipe.toml", PretrainRecipe)
-    bases = steps * recipe.train.batch_size * recipe.windows.length
+    million = bases_read(stages) / 1e6
     card = {
         "tested": "shipped",
         "parameters": size,
         "window": recipe.windows.length,
-        "pretraining": f"{', '.join(recipe.genome)}: {bases / 1e6:,.1f} million bases",
+        "pretraining": f"{', '.join(recipe.genome)}: {million:,.1f} million bases",
     }
     write(folder / "card.json", card)
-    stored = {"stored_as": "bfloat16" if half else "float32", "bases_read": bases}
-    write(folder / "shipping.json", {**stored, "change_by_bfloat16": change})
+    stored = {
+        "stored_as": "bfloat16" if half else "float32",
+        "change_by_bfloat16": change,
+        "stages": stages,
+    }
+    write(folder / SHIPPING, stored)
     # What they answer, so that `crossdna doctor` knows them again.
     write_record(folder)
 
@@ -116,20 +124,68 @@ def measured(model, part, windows=64):
     return np.array([np.concatenate(bits).mean(), np.concatenate(right).mean()])
 
 
-def write_log(source, target):
-    """The training log as a table of at most LOG_ROWS rows; evaluations all stay."""
-    rows = [json.loads(line) for line in source.read_text().splitlines()]
+def began_from(run):
+    """The folder whose weights a run began from, or None."""
+    initial = read_recipe(run / "recipe.toml", PretrainRecipe).train.initial
+    return None if initial is None else ROOT / initial
+
+
+def stages_of(folder):
+    """The runs that made a folder's weights, one after the other."""
+    shipped = folder / SHIPPING
+    if shipped.is_file():
+        return json.loads(shipped.read_text())["stages"]
+    earlier = began_from(folder)
+    made = json.loads((folder / "provenance.json").read_text())
+    recipe = read_recipe(folder / "recipe.toml", PretrainRecipe)
+    stage = {
+        # Whatever file or interpreter stood for the program's name.
+        "command": re.sub(r"^\S+ (?=pretrain )", "crossdna ", made["command"]),
+        **{key: made[key] for key in ("seed", "device", "torch", "steps")},
+        "batch_size": recipe.train.batch_size,
+        "window": recipe.windows.length,
+    }
+    return [*(stages_of(earlier) if earlier else []), stage]
+
+
+def bases_read(stages):
+    """Bases that all of them drew windows of, those drawn again counted again."""
+    return sum(s["steps"] * s["batch_size"] * s["window"] for s in stages)
+
+
+def log_of(folder):
+    """Rows of the training log, each with the number of its stage.
+
+    Of a run at most LOG_ROWS steps; evaluations all stay.
+    """
+    if (folder / LOG).is_file():
+        with (folder / LOG).open(newline="") as handle:
+            return list(csv.DictReader(handle))
+    earlier = began_from(folder)
+    before = log_of(earlier) if earlier else []
+    lines = (folder / "training_log.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     told = [row for row in rows if "eval_loss" in row]
     steps = [row for row in rows if "loss_masked" in row]
     thin = max(1, -(-len(steps) // LOG_ROWS))
     kept = sorted(steps[::thin] + told, key=lambda row: row["step"])
+    stage = len(stages_of(folder))
+    own = [
+        {
+            "stage": stage,
+            **{key: f"{row[key]:.6g}" for key in LOG_COLUMNS if key in row},
+        }
+        for row in kept
+    ]
+    return [*before, *own]
+
+
+def write_log(rows, target):
+    """The training log as a table."""
     text = io.StringIO()
-    table = csv.DictWriter(
-        text, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n"
-    )
+    table = csv.DictWriter(text, ("stage", *LOG_COLUMNS), lineterminator="\n")
     table.writeheader()
-    for row in kept:
-        table.writerow({k: f"{row[k]:.6g}" for k in LOG_COLUMNS if k in row})
+    table.writerows(rows)
     with atomic_open(target) as handle:
         handle.write(text.getvalue())
 
@@ -144,26 +200,11 @@ def card_text(name, folder):
     """README.md: what went in and what came out."""
     config = json.loads((folder / "config.json").read_text())
     card = json.loads((folder / "card.json").read_text())
-    made = json.loads((folder / "provenance.json").read_text())
-    stored = json.loads((folder / "shipping.json").read_text())
-    recipe = read_recipe(folder / "recipe.toml", PretrainRecipe)
-    shares = {section: part.weight for section, part in recipe.genome.items()}
-    total = sum(shares.values())
-    mix = ", ".join(f"{s} {100 * w / total:.0f} %" for s, w in shares.items())
-    change = stored["change_by_bfloat16"]
-    # Whatever file or interpreter stood for the program's name.
-    command = re.sub(r"^\S+ (?=pretrain )", "crossdna ", made["command"])
-    read = (
-        f"{made['steps']:,} steps of {recipe.train.batch_size} windows of "
-        f"{recipe.windows.length:,} bases: {stored['bases_read'] / 1e6:,.1f} million "
-        "bases read in all. The paper's model read about 2 billion."
-    )
-    kept = (
-        f"Weights of step {made['weights_of_step']:,} (best held-out loss "
-        f"{made['best_held_out_loss']:.4f} nats per base), stored as "
-        f"{stored['stored_as']}; rounding to bfloat16 changes bits per base by "
-        f"{change['bits']:.1e} and accuracy by {change['accuracy']:.1e} at most over "
-        "species."
+    tables = (
+        species_table(name),
+        context_table(name),
+        downstream_table(name),
+        downstream_table(f"{name}-layers"),
     )
     parts = [
         f"""---
@@ -185,36 +226,54 @@ crossdna finetune --model {name} --train labelled.csv --output OUT
 
 ## What went in
 
-- DNA (share of windows): {mix}. Files, licences and checks:
-  `recipes/pretrain/{name}.toml`; what was held out and left out, and why:
-  `recipes/pretrain/heldout/*.bed`, made and proved by `benchmarks/corpus.py`.
-- {read}
-- {kept}
-- Command: `{command}`, seed {made["seed"]}, {made["device"]},
-  torch {made["torch"]}. `recipe.toml` and `training_log.csv` lie beside this file.
-
+{training_text(name, folder)}
 ## What came out
-"""
-    ]
-    parts += [
-        section
-        for section in (
-            species_table(name),
-            context_table(name),
-            downstream_table(name),
-            downstream_table(f"{name}-layers"),
-        )
-        if section
-    ]
-    parts.append(
+""",
+        *(table for table in tables if table),
         """## Limits
 
 It has read little DNA, of no more species than are named above: its knowledge is of
 short words, repeats and coding statistics more than of regulation. Compare it with the
 baselines that every verb prints before relying on it. Not for diagnosis.
-"""
-    )
+""",
+    ]
     return "\n".join(parts)
+
+
+def training_text(name, folder):
+    """The card's list of what the weights were made of and how."""
+    made = json.loads((folder / "provenance.json").read_text())
+    stored = json.loads((folder / SHIPPING).read_text())
+    genomes = read_recipe(folder / "recipe.toml", PretrainRecipe).genome
+    total = sum(part.weight for part in genomes.values())
+    mix = ", ".join(
+        f"{section} {100 * part.weight / total:.0f} %"
+        for section, part in genomes.items()
+    )
+    change, stages = stored["change_by_bfloat16"], stored["stages"]
+    runs = "".join(stage_text(i, stages) for i in range(len(stages)))
+    return f"""- DNA (share of windows): {mix}. Files, licences and checks:
+  `recipes/pretrain/{name}.toml`; what was held out and left out, and why:
+  `recipes/pretrain/heldout/*.bed`, made and proved by `benchmarks/corpus.py`.
+- {bases_read(stages) / 1e6:,.1f} million bases read in all (the paper: 2 billion).
+{runs}- Weights of step {made["weights_of_step"]:,} (best held-out loss
+  {made["best_held_out_loss"]:.4f} nats per base), stored as {stored["stored_as"]};
+  rounding to bfloat16 changes bits per base by {change["bits"]:.1e} and accuracy by
+  {change["accuracy"]:.1e} at most over species.
+- `recipe.toml` and `training_log.csv` lie beside this file.
+"""
+
+
+def stage_text(index, stages):
+    """An entry of the list: how a run was called, and what it read."""
+    stage = stages[index]
+    which = "Command" if len(stages) == 1 else f"Stage {index + 1}"
+    before = ", from the weights of the stage before" if index else ""
+    return (
+        f"- {which}: `{stage['command']}`, seed {stage['seed']}, {stage['device']}, "
+        f"torch {stage['torch']}: {stage['steps']:,} steps of {stage['batch_size']} "
+        f"windows of {stage['window']:,} bases{before}.\n"
+    )
 
 
 def main():
