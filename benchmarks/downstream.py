@@ -133,6 +133,7 @@ def finetuned(checkpoint, sets, seed, options, task, folder, *, random):
         model=f"random:{checkpoint}" if random else str(checkpoint),
         epochs=options.epochs,
         batch_size=32,
+        precision="auto",
         seeds=(seed,),
         head="position" if anchored else "max_mean",
         strands="forward" if anchored else "both",

@@ -1,4 +1,4 @@
-"""The delta rule, window attention and short convolution, backend against backend.
+"""Delta rule, window attention, short convolution, linear: backend against backend.
 
     python benchmarks/operators.py                   # every usable backend, 2 threads
     python benchmarks/operators.py --threads 1 --only delta_rule
@@ -8,23 +8,25 @@ Backends of one row run alternately in one process next to torch's own 2048^3 pr
 so that ratios hold when the machine's speed drifts. Operations are counted by the
 definition of each operator, whatever a backend really computes: a step of the delta
 rule reads the state twice and writes it once, a query of the attention sees its window.
-The sizes are those of a layer of the paper's model. Results go to
-benchmarks/results/operators.json.
+The sizes are those of a layer of the paper's model, and of a model of 64 channels for
+`narrow_linear`. Results go to benchmarks/results/operators.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 import torch
 from machine import save_results
 from torch.nn import functional as F
 
-from crossdna.ops import delta_rule, short_conv, window_attention
+from crossdna.ops import delta_rule, linear, short_conv, window_attention
 
 SHAPES = ((8, 1024), (16, 256), (64, 101), (1, 200), (1, 16384))
 HEADS, KEYS, WIDTH, WINDOW, CHANNELS, TAPS = 8, 64, 16, 512, 1536, 4
+LINEAR, NARROW = (256, 768), (64, 192)
 MATMUL = 2048
 
 
@@ -71,10 +73,24 @@ def conv_case(batch, length, dtype):
     return operands, run, operations
 
 
+def linear_case(batch, length, dtype, sizes=LINEAR):
+    inputs, outputs = sizes
+    operands = [torch.randn(batch, length, inputs), torch.randn(outputs, inputs)]
+    operands = [x.to(dtype) for x in operands]
+    operations = 2 * batch * length * inputs * outputs
+
+    def run(backend):
+        return linear.linear(*operands, backend=backend)
+
+    return operands, run, operations
+
+
 CASES = {
     "delta_rule": (delta_case, delta_rule.BACKENDS),
     "window_attention": (window_case, window_attention.BACKENDS),
     "short_conv": (conv_case, short_conv.BACKENDS),
+    "linear": (linear_case, linear.BACKENDS),
+    "narrow_linear": (partial(linear_case, sizes=NARROW), linear.BACKENDS),
 }
 
 

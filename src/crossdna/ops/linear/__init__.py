@@ -2,9 +2,9 @@
 
 torch's float32 products go through a library that reaches half of what oneDNN reaches
 on some CPUs (AMD with AVX-512: 110 against 240 GFLOP/s a core), as accurately. With
-AVX2 it is torch that is ahead, above all in the gradients of weights: oneDNN copies
-what lies transposed, and takes twice the time for them. Its bfloat16 products take
-hundreds of times as long on CPUs without instructions for them.
+AVX2 it is torch that is ahead. Gradients of weights are always torch's: oneDNN would
+copy what lies transposed. Its bfloat16 products take hundreds of times as long on CPUs
+without instructions for them.
 """
 
 from __future__ import annotations

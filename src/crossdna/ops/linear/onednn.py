@@ -85,8 +85,8 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
             product(rows, weight.t()).view(x.shape) if wants_x else None,
-            product(rows.t(), x.reshape(-1, weight.shape[1]).t())
-            if wants_weight
-            else None,
+            # torch's own product: oneDNN's would copy both operands, which lie
+            # transposed (`benchmarks/operators.py --only linear narrow_linear`).
+            rows.t() @ x.reshape(-1, weight.shape[1]) if wants_weight else None,
             rows.sum(0) if wants_bias and ctx.has_bias else None,  # type: ignore[attr-defined]
         )
