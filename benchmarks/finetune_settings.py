@@ -34,14 +34,15 @@ from crossdna.data.suites import find_tasks, read_task
 from crossdna.training.finetune import finetune
 from crossdna.training.finetune_recipe import FinetuneRecipe
 
-# What differs from the verb's defaults for that model; nothing does in a baseline.
+# What differs from the verb's defaults for the checkpoint; new networks and baselines
+# stand beside it.
 VARIANTS = {
-    "pretrained": {"dropout": 0.0},
-    "pretrained, dropout .15": {"dropout": 0.15},
-    "pretrained, dropout .3": {"dropout": 0.3},
-    "pretrained, dropout .5": {"dropout": 0.5},
-    "pretrained, lr 1e-3": {"lr": 1e-3, "head_lr": 2e-3},
-    "pretrained, lr 1e-4": {"lr": 1e-4, "head_lr": 2e-3},
+    "defaults": {},
+    "no dropout": {"dropout": 0.0},
+    "dropout .3": {"dropout": 0.3},
+    "dropout .5": {"dropout": 0.5},
+    "lr 1e-3": {"lr": 1e-3, "head_lr": 2e-3},
+    "lr 1e-4": {"lr": 1e-4, "head_lr": 2e-3},
     "new:tiny": {},
     "cnn-symmetric": {},
 }
