@@ -200,12 +200,8 @@ def card_text(name, folder):
     """README.md: what went in and what came out."""
     config = json.loads((folder / "config.json").read_text())
     card = json.loads((folder / "card.json").read_text())
-    tables = (
-        species_table(name),
-        context_table(name),
-        downstream_table(name),
-        downstream_table(f"{name}-layers"),
-    )
+    tables = (species_table(name), *measured_tables(name))
+    stages = json.loads((folder / SHIPPING).read_text())["stages"]
     parts = [
         f"""---
 license: apache-2.0
@@ -230,6 +226,7 @@ crossdna finetune --model {name} --train labelled.csv --output OUT
 ## What came out
 """,
         *(table for table in tables if table),
+        *(earlier_text(f"{name}-stage-{i}", i) for i in range(1, len(stages))),
         """## Limits
 
 It has read little DNA, of no more species than are named above: its knowledge is of
@@ -238,6 +235,23 @@ baselines that every verb prints before relying on it. Not for diagnosis.
 """,
     ]
     return "\n".join(parts)
+
+
+def measured_tables(name):
+    """What has been measured with weights besides their bits per base."""
+    return (
+        context_table(name),
+        downstream_table(name),
+        downstream_table(f"{name}-layers"),
+    )
+
+
+def earlier_text(name, stage):
+    """What was measured with the weights of a stage before the last; may be nothing."""
+    tables = [table for table in measured_tables(name) if table]
+    if not tables:
+        return ""
+    return "\n".join([f"### With the weights of stage {stage}", "", *tables])
 
 
 def training_text(name, folder):
