@@ -5,11 +5,10 @@
 
 A fifth of each training file is put aside and judges; the rest is trained on, and the
 development file stops training early, as the verb does. --folds 5 lets every fifth
-judge once (cross-validation). Of the judges' rows, mean
-over seeds: log-loss (nats a row; also without the temperature) and MCC at .5, and how
-far both are beyond those of the first variant, with intervals over rows. Finished cells
-in --work are not repeated; all of them together go to
-benchmarks/results/finetune-settings.json.
+judge once (cross-validation). Of the judges' rows, mean over seeds: log-loss (nats a
+row; also without the temperature) and MCC at .5, and how far both are beyond those of
+the first variant, with intervals over rows. Finished cells in --work are not repeated;
+all of them together go to benchmarks/results/finetune-settings.json.
 """
 
 from __future__ import annotations
@@ -74,8 +73,15 @@ def run_cell(task, variant, fold, seed, options):
     if done.is_file():
         return
     train, valid, judges = parts(task, fold, options)
-    fit = fit_baseline if variant in BASELINES else fit_network
-    model, facts = fit(task, variant, seed, train, valid, folder, options)
+    if variant in BASELINES:
+        model = BASELINES[variant].fit(train, valid, seed)
+        best_epoch, temperature = None, model.temperature
+    else:
+        best = finetune(
+            recipe_of(task, variant, seed, options), train, valid, folder
+        ).best
+        model = FinetunedModel.load(best.folder, "cpu", variant)
+        best_epoch, temperature = best.best_epoch, best.temperature
     cell = {
         "task": task,
         "variant": variant,
@@ -83,7 +89,8 @@ def run_cell(task, variant, fold, seed, options):
         "seed": seed,
         "epochs": options.epochs,
         "train_rows": len(train),
-        **facts,
+        "best_epoch": best_epoch,
+        "temperature": temperature,
         "labels": judges.labels.tolist(),
         "scores": model.scores(judges.table.ids)[:, 1].tolist(),
     }
@@ -93,15 +100,9 @@ def run_cell(task, variant, fold, seed, options):
     print(f"{task} | {variant} | {fold}, {seed} | {loss:.4f} nats", flush=True)
 
 
-def fit_baseline(task, variant, seed, train, valid, folder, options):
-    """A baseline, and what is known of its training."""
-    model = BASELINES[variant].fit(train, valid, seed)
-    return model, {"best_epoch": None, "temperature": model.temperature}
-
-
-def fit_network(task, variant, seed, train, valid, folder, options):
-    """A network fine-tuned by the verb's own function, and what it tells of it."""
-    recipe = FinetuneRecipe(
+def recipe_of(task, variant, seed, options):
+    """How a network is fine-tuned."""
+    return FinetuneRecipe(
         model=variant if variant.startswith("new:") else str(options.checkpoint),
         seeds=(seed,),
         epochs=options.epochs,
@@ -110,9 +111,6 @@ def fit_network(task, variant, seed, train, valid, folder, options):
         **LISTS["main"][task],
         **VARIANTS[variant],
     )
-    best = finetune(recipe, train, valid, folder).best
-    facts = {"best_epoch": best.best_epoch, "temperature": best.temperature}
-    return FinetunedModel.load(best.folder, "cpu", variant), facts
 
 
 def log_loss(cell, temperature=1.0):
@@ -140,7 +138,7 @@ def row_of(cells, first):
     one = next(iter(cells.values()))
     seeds, folds = grid(cells)
     own = pooled(cells, seeds, folds)
-    shared = grid({key: None for key in cells if key in first})
+    shared = grid(cells.keys() & first.keys())
     return {
         "task": one["task"],
         "train_rows": one["train_rows"],

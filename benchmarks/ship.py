@@ -201,7 +201,7 @@ def card_text(name, folder):
     config = json.loads((folder / "config.json").read_text())
     card = json.loads((folder / "card.json").read_text())
     tables = (species_table(name), *measured_tables(name))
-    stages = json.loads((folder / SHIPPING).read_text())["stages"]
+    stages = stages_of(folder)
     parts = [
         f"""---
 license: apache-2.0

@@ -2,7 +2,7 @@
 
 torch calls oneDNN for linear layers only when float32 products may be rounded to
 bfloat16, a switch for the whole process. The operator below is the same call without
-the switch: plain float32.
+the switch: plain float32. Gradients of weights are left to torch's own products.
 """
 
 from __future__ import annotations
