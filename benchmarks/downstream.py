@@ -6,13 +6,12 @@
         --work runs/downstream --kind finetune --tasks tf/ mouse/ prom/
 
 probe: a linear model on frozen mean representations of the layer that does best on the
-development set. finetune: the whole network, for
---epochs. Both see at most --train-rows training rows (drawn by the seed) and at most
---test-rows test rows, the same ones for every model; the random start has the same
-architecture. A linear model on k-mers of the same rows stands beside them. Yeast's
-histone tasks have no training file here: they train on the development file, and are
-tested on windows of the chromosomes that yeast's held-out list names, since pretraining
-saw the others.
+development set. finetune: the whole network, for --epochs. Both see at most
+--train-rows training rows (drawn by the seed) and at most --test-rows test rows, the
+same ones for every model; the random start has the same architecture. A linear model on
+k-mers of the same rows stands beside them. Yeast's histone tasks have no training file
+here: they train on the development file, and are tested on windows of the chromosomes
+that yeast's held-out list names, since pretraining saw the others.
 
 Finished cells in --work are not repeated. All finished cells together are written to
 benchmarks/results/downstream-NAME.json; MCC, intervals over test rows of the mean over

@@ -33,7 +33,7 @@ from crossdna.data.suites import find_tasks, read_task
 from crossdna.training.finetune import finetune
 from crossdna.training.finetune_recipe import FinetuneRecipe
 
-# What differs from the verb's defaults for the checkpoint; new networks and baselines
+# What differs from the verb's defaults for the checkpoint; other networks and baselines
 # stand beside it.
 VARIANTS = {
     "defaults": {},
@@ -42,9 +42,12 @@ VARIANTS = {
     "dropout .5": {"dropout": 0.5},
     "lr 1e-3": {"lr": 1e-3, "head_lr": 2e-3},
     "lr 1e-4": {"lr": 1e-4, "head_lr": 2e-3},
+    "crossdna-small": {},
     "new:tiny": {},
     "cnn-symmetric": {},
 }
+OTHERS = ("crossdna-small", "new:tiny")
+"""Variants that are a network of their own."""
 FIFTHS = 5
 JUDGED = "judged.json"
 SMALLEST = 1e-6
@@ -103,7 +106,7 @@ def run_cell(task, variant, fold, seed, options):
 def recipe_of(task, variant, seed, options):
     """How a network is fine-tuned."""
     return FinetuneRecipe(
-        model=variant if variant.startswith("new:") else str(options.checkpoint),
+        model=variant if variant in OTHERS else str(options.checkpoint),
         seeds=(seed,),
         epochs=options.epochs,
         precision="auto",
