@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from crossdna import alphabet
 from crossdna.analysis.inference import (
@@ -15,12 +16,16 @@ from crossdna.analysis.inference import (
     sequence_logits,
     token_logits,
 )
+from crossdna.analysis.tracks.settings import TrackSettings
+from crossdna.analysis.tracks.track import compute, read_bins
 from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
+from crossdna.data.regions import Region
 from crossdna.data.variants import read_allele, window_pair
 from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus import CaduceusForMaskedLM
 from crossdna.models.hyenadna import HyenaDNAForCausalLM
+from crossdna.models.opening import Opened
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -133,3 +138,30 @@ def test_a_causal_model_scores_whole_windows(tmp_path, ids):
         assert got["ll"][row] == pytest.approx(expected, abs=1e-4)
     with pytest.raises(CrossDNAError, match="it gives ll"):
         score_alleles(model, genome, alleles, ScoreSettings(scores=("llr",), window=48))
+
+
+@pytest.mark.parametrize("name", ["hyenadna", "caduceus_ph", "caduceus_ps"])
+def test_distances_and_bins_have_the_channels_of_the_last_layer(name, tmp_path):
+    letters = alphabet.decode(np.random.default_rng(2).integers(0, 4, 200))
+    (tmp_path / "g.fa").write_text(f">one\n{letters}\n")
+    genome = Genome.open([tmp_path / "g.fa"])
+    model = load_model(GOLDEN / name, Opened(GOLDEN / name).task, "cpu")
+    allele = read_allele(genome, "one", 90, letters[90], "ACGT"[letters[90] == "A"], 48)
+    settings = ScoreSettings(scores=("distance",), window=48)
+    found = score_alleles(model, genome, [allele], settings)["distance"][0]
+    pair = window_pair(genome, allele, 48)
+    plain = AutoModel.from_pretrained(GOLDEN / name).eval()
+
+    def mean(window):
+        own = torch.from_numpy(window.ids.astype(int))
+        strands = torch.stack([own, alphabet.complement_ids(own).flip(0)])
+        return plain(strands + 7).last_hidden_state.double().mean((0, 1))
+
+    apart = (mean(pair.alternate) - mean(pair.reference)).norm().item()
+    assert found == pytest.approx(apart, rel=1e-4)
+    region, track = Region("one", 0, 100), TrackSettings(window=64, bin=10)
+    compute(model, genome, region, track, tmp_path / "work")
+    parts = read_bins(model, region, track, tmp_path / "work")
+    vectors = np.concatenate([part.vectors for part in parts])
+    assert vectors.shape == (10, len(mean(pair.reference)))
+    assert np.isfinite(vectors).all()

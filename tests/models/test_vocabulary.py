@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig
 
 from crossdna import alphabet
+from crossdna.analysis.inference import embeddings, load_model
 from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus import (
     CaduceusForMaskedLM,
@@ -56,6 +57,37 @@ def test_masks_and_pads_are_translated():
     ours = torch.tensor([[alphabet.MASK, alphabet.A, alphabet.PAD]])
     got = model(input_ids=ours).last_hidden_state
     assert torch.equal(got, plain(torch.tensor([[3, 7, 4]])).last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("hyenadna", "causal-lm"),
+        ("hyenadna", "classification"),
+        ("caduceus_ph", "masked-lm"),
+        ("caduceus_ps", "masked-lm"),
+        ("caduceus_ps", "embedding"),
+    ],
+)
+def test_the_network_under_a_head_reads_our_alphabet_too(name, task):
+    model = load_model(GOLDEN / name, task, "cpu")
+    ids = torch.from_numpy(alphabet.encode(SEQUENCE).astype(np.int64))[None]
+    own = load_tokenizer(GOLDEN / name)(SEQUENCE)["input_ids"][:-1]
+    plain = AutoModel.from_pretrained(GOLDEN / name).eval()
+    expected = plain(torch.tensor([own])).last_hidden_state
+    direct = embeddings(model, ids)
+    through = embeddings(model, ids, layer="all")[..., -direct.shape[-1] :]
+    torch.testing.assert_close(direct, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(through, direct, atol=1e-5, rtol=1e-5)
+
+
+def test_after_an_error_the_network_still_translates():
+    model = load_model(GOLDEN / "hyenadna", "causal-lm", "cpu")
+    ids = torch.tensor([[0, 1, 2, 3]])
+    expected = embeddings(model, ids)
+    with pytest.raises(CrossDNAError, match="max_seq_len"):
+        model(input_ids=ids.repeat(1, 10_000))
+    assert torch.equal(embeddings(model, ids), expected)
 
 
 def test_logits_of_classes_stay_as_they_are():

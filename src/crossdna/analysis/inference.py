@@ -37,6 +37,7 @@ __all__ = [
     "asking",
     "base_log_probabilities",
     "checkpoint_task",
+    "embedding_size",
     "embeddings",
     "gives_base_probabilities",
     "hiding_unit",
@@ -188,6 +189,11 @@ def _at_own_place(logits: Tensor, mask: Tensor | None) -> Tensor:
         return moved
     before = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1) != 0
     return moved * before[..., None]
+
+
+def embedding_size(config: Any) -> int:
+    """Channels of what `embeddings` gives of a model's last layer."""
+    return int(getattr(config, "representation_size", config.hidden_size))
 
 
 def embeddings(

@@ -8,6 +8,7 @@ forget it.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, Final
 
 import torch
@@ -25,6 +26,9 @@ IDS_BY_FAMILY: Final = {
     "tokenized_dna": tuple(range(alphabet.VOCAB_SIZE)),
 }
 _BUFFER: Final = "ids_of_alphabet"
+_reading: Final = threading.local()
+"""Of each thread: which networks are asked by the model around them, which has
+translated already."""
 
 
 def alphabet_ids(config: Any) -> tuple[int, ...]:
@@ -49,6 +53,7 @@ def speak_alphabet(model: Any) -> Any:
     The model itself is changed and returned, for asking, not for saving and training
     elsewhere: what it is asked is translated on the way in, and logits over its own
     vocabulary are put in our order on the way out. Logits of classes stay as they are.
+    The network under a head (`base_model`) takes our ids too when it is asked directly.
     Doing it twice does nothing more.
 
     Raises
@@ -59,7 +64,12 @@ def speak_alphabet(model: Any) -> Any:
     ids = alphabet_ids(model.config)
     if ids == IDS_BY_FAMILY["crossdna"] or hasattr(model, _BUFFER):
         return model
-    model.register_buffer(_BUFFER, torch.tensor(ids), persistent=False)
+    network = model.base_model
+    for part in {id(model): model, id(network): network}.values():
+        part.register_buffer(_BUFFER, torch.tensor(ids), persistent=False)
+    if network is not model:
+        network.register_forward_pre_hook(_translate_direct_input, with_kwargs=True)
+        model.register_forward_hook(_stop_reading, always_call=True)
     model.register_forward_pre_hook(_translate_input, with_kwargs=True)
     if hasattr(model, "lm_head"):
         model.register_forward_hook(_translate_logits)
@@ -73,10 +83,37 @@ def _translate_input(
         raise CrossDNAError(
             "labels would be read in the model's own ids; compute the loss outside"
         )
+    if model.base_model is not model:
+        _networks_read().add(id(model.base_model))
+    return _translated(model, args, kwargs)
+
+
+def _translate_direct_input(
+    network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if id(network) in _networks_read():
+        return args, kwargs
+    return _translated(network, args, kwargs)
+
+
+def _translated(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     table = getattr(model, _BUFFER)
     if args:
         return (table[args[0]], *args[1:]), kwargs
     return args, {**kwargs, "input_ids": table[kwargs["input_ids"]]}
+
+
+def _networks_read() -> set[int]:
+    """Ids of the networks that models of this thread are asking just now."""
+    if not hasattr(_reading, "networks"):
+        _reading.networks = set()
+    return _reading.networks
+
+
+def _stop_reading(model: Any, *_: Any) -> None:
+    _networks_read().discard(id(model.base_model))
 
 
 def _translate_logits(model: Any, _args: tuple[Any, ...], output: Any) -> Any:

@@ -15,7 +15,11 @@ import numpy as np
 import torch
 
 from crossdna import alphabet
-from crossdna.analysis.inference import asking, gives_base_probabilities
+from crossdna.analysis.inference import (
+    asking,
+    embedding_size,
+    gives_base_probabilities,
+)
 from crossdna.analysis.tracks.bins import BinFile, averaged
 from crossdna.analysis.tracks.rows import RowFile
 from crossdna.analysis.tracks.stream import Streamer, can_stream, masked_sequence
@@ -287,7 +291,8 @@ def _bin_file(
     model: Any, region: Region, settings: TrackSettings, folder: Path, strand: int
 ) -> BinFile:
     path = folder / f"strand-{strand}.bins"
-    return BinFile(path, len(region), settings.bin, model.config.hidden_size)
+    width = embedding_size(model.config)
+    return BinFile(path, len(region), settings.bin, width)
 
 
 def _strands(model: Any, settings: TrackSettings) -> range:

@@ -11,6 +11,7 @@ from crossdna import alphabet
 from crossdna.analysis.inference import (
     asking,
     base_log_probabilities,
+    embedding_size,
     embeddings,
     gives_base_probabilities,
     hiding_unit,
@@ -284,7 +285,7 @@ def embedding_differences(
 
     def means(windows: Sequence[Window]) -> NDArray[np.float64]:
         ids = [window.ids for window in windows]
-        width = model.config.hidden_size
+        width = embedding_size(model.config)
         return _in_batches(read, ids, model, settings.batch_size, width)
 
     return _differences(means, pairs)

@@ -138,6 +138,11 @@ class CaduceusConfig(PreTrainedConfig):
             )
 
     @property
+    def representation_size(self) -> int:
+        """Channels of the hidden states: those of both strands for PS."""
+        return self.d_model * (2 if self.rcps else 1)
+
+    @property
     def mamba_sizes(self) -> MambaSizes:
         """Sizes of one Mamba block."""
         assert self.ssm_cfg is not None
