@@ -286,7 +286,13 @@ def test_convert_refuses(published, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "first", ["import crossdna, transformers", "import transformers, crossdna"]
+    "first",
+    [
+        "import crossdna, transformers",
+        "import transformers, crossdna",
+        # As libraries do that want to know whether it is there.
+        "import crossdna, importlib.util; importlib.util.find_spec('transformers')",
+    ],
 )
 def test_auto_classes_know_us_whatever_was_imported_first(first):
     script = (
