@@ -89,6 +89,14 @@ def change_data(layer):
     layer.weight.data += 1
 
 
+def change_one_row(layer):
+    layer.weight.data[17] += 1
+
+
+def change_one_column(layer):
+    layer.weight.data[:, 23] = 0
+
+
 def prune(layer):
     random_unstructured(layer, "weight", 0.5)
 
@@ -108,6 +116,8 @@ def parametrize(layer):
         load,
         set_data,
         change_data,
+        change_one_row,
+        change_one_column,
         prune,
         parametrize,
     ],

@@ -48,6 +48,30 @@ def test_gradients_only_where_wanted():
     torch.testing.assert_close(weight.grad, x.sum(0).expand(600, 64))
 
 
+@needs_onednn
+def test_a_bias_alone_learns():
+    bias = torch.zeros(600, requires_grad=True)
+    x, weight = torch.randn(300, 64), torch.randn(600, 64)
+    linear(x, weight, bias, backend="onednn").sum().backward()
+    assert torch.equal(bias.grad, torch.full((600,), 300.0))
+
+
+@needs_onednn
+def test_gradients_of_gradients():
+    torch.manual_seed(0)
+    tensors = [torch.randn(300, 64), torch.randn(600, 64), torch.randn(600)]
+    found = []
+    for backend in "onednn", "torch":
+        own = [t.clone().requires_grad_() for t in tensors]
+        first = torch.autograd.grad(
+            linear(*own, backend=backend).pow(2).mean(), own, create_graph=True
+        )
+        penalty = sum(one.pow(2).sum() for one in first)
+        found.append(torch.autograd.grad(penalty, own))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 def test_onednn_says_why_not():
     x, weight = torch.randn(300, 64).double(), torch.randn(600, 64).double()
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +11,12 @@ from torch import Tensor, nn
 from crossdna.ops.linear import linear, packed
 from crossdna.ops.native.call import is_traced
 
-SAMPLED = 16
-"""Numbers of a weight that are looked at before its packed copy is used."""
-
 
 class Source(NamedTuple):
     """Which weights were packed.
 
     Versions tell changes in place, but not those through ``.data``, as peft merges
-    adapters: a sample of the numbers tells them.
+    adapters: a sample with a number of every row and every column tells them.
     """
 
     marks: tuple[tuple[int, int], ...]
@@ -28,8 +26,7 @@ class Source(NamedTuple):
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Source:
         """Look at the weights as they are now."""
-        flat = weight.detach().reshape(-1)
-        sample = flat[:: max(1, len(flat) // SAMPLED)]
+        sample = weight.detach().reshape(-1)[:: _stride(*weight.shape)]
         return cls(_marks(weight, bias), sample, sample.clone())
 
     def is_still(self, weight: Tensor, bias: Tensor | None) -> bool:
@@ -37,6 +34,12 @@ class Source(NamedTuple):
         return _marks(weight, bias) == self.marks and torch.equal(
             self.sample, self.seen
         )
+
+
+def _stride(rows: int, columns: int) -> int:
+    """The longest step through a matrix that meets every row and every column."""
+    shorter = range(min(rows, columns) - 1, 0, -1)
+    return next((step for step in shorter if math.gcd(step, columns) == 1), 1)
 
 
 def _marks(*tensors: Tensor | None) -> tuple[tuple[int, int], ...]:

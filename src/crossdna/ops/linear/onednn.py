@@ -42,7 +42,8 @@ def reject(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply; arguments as in `crossdna.ops.linear.linear`."""
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    learns = any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if torch.is_grad_enabled() and learns:
         return _Linear.apply(x, weight, bias)
     return product(x, weight, bias)
 
@@ -84,7 +85,8 @@ class _Linear(torch.autograd.Function):
         rows = gradients[0].reshape(-1, weight.shape[0])
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
         return (
-            product(rows, weight.t()).view(x.shape) if wants_x else None,
+            # Differentiable where gradients of gradients are wanted.
+            linear(rows, weight.t(), None).view(x.shape) if wants_x else None,
             # torch's own product: oneDNN's would copy both operands, which lie
             # transposed (`benchmarks/operators.py --only linear narrow_linear`).
             rows.t() @ x.reshape(-1, weight.shape[1]) if wants_weight else None,
