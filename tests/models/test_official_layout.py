@@ -58,6 +58,30 @@ def test_another_family_is_refused():
         HyenaDNAForCausalLM.from_pretrained(GOLDEN / "caduceus_ph")
 
 
+@pytest.mark.parametrize(
+    ("fixture", "kind"),
+    [("hyenadna", HyenaDNAForCausalLM), ("caduceus_ps", CaduceusForMaskedLM)],
+)
+def test_shards_load_as_they_were_saved(fixture, kind, tmp_path):
+    model = kind.from_pretrained(GOLDEN / fixture)
+    model.save_pretrained(tmp_path, max_shard_size="5KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    ids = torch.randint(7, 12, (1, 20))
+    again = kind.from_pretrained(tmp_path)
+    assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("fixture", ["hyenadna", "caduceus_ph"])
+def test_a_head_of_another_size(fixture, tmp_path):
+    auto = AutoModelForSequenceClassification
+    auto.from_pretrained(GOLDEN / fixture, num_labels=2).save_pretrained(tmp_path)
+    with pytest.raises(CrossDNAError, match=r"'score.weight' has shape \(2, \d+\)"):
+        auto.from_pretrained(tmp_path, num_labels=3)
+    model = auto.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
+    assert model.score.weight.shape[0] == 3
+    assert model.score.weight.std() > 0
+
+
 def test_loading_info_is_given_when_asked():
     model, info = AutoModelForSequenceClassification.from_pretrained(
         GOLDEN / "caduceus_ph", num_labels=2, output_loading_info=True

@@ -225,6 +225,28 @@ def test_other_families_are_asked_in_their_own_ids(tmp_path, sets, method):
         verb.finetune(changed(recipe, head="attention"), *sets, tmp_path / "no")
 
 
+@pytest.mark.parametrize("family", ["crossdna", "hyenadna"])
+def test_what_was_tuned_gives_its_network_to_a_new_head(tmp_path, sets, family):
+    torch.manual_seed(0)
+    if family == "crossdna":
+        config = CrossDNAConfig(**NEW_SIZES["tiny"], num_labels=3, head_pooling="mean")
+        first = AutoModelForSequenceClassification.from_config(config)
+    else:
+        config = HyenaDNAConfig(d_model=16, n_layer=1, max_seq_len=64, num_labels=3)
+        first = HyenaDNAForSequenceClassification(config)
+    first.save_pretrained(tmp_path / "first")
+    recipe = changed(RECIPE, model=str(tmp_path / "first"), head="auto", epochs=1)
+    task = sets[0].task
+    again = build_model(recipe, task, pooling="attention", length=40)
+    assert again.config.num_labels == 2
+    network = dict(first.base_model.named_parameters())
+    for name, parameter in again.base_model.named_parameters():
+        assert torch.equal(parameter, network[name])
+    last = again.head.linear if family == "crossdna" else again.score
+    assert last.weight.shape[0] == 2
+    assert last.weight.std() > 0
+
+
 def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
     tmp_path, sets, monkeypatch
 ):

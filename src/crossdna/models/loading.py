@@ -9,11 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME, logging
-from transformers.utils.hub import cached_file
+from transformers.utils import logging
 
 from crossdna.errors import CrossDNAError
-from crossdna.models.weight_files import check_numbers, quietly
+from crossdna.models.weight_files import check_numbers, quietly, weight_files
 
 # As a part of transformers, whose own table of the same it stands for: what silences
 # transformers silences it.
@@ -40,6 +39,8 @@ class StrictLoadingMixin:
     ) -> Any:
         """Load a checkpoint directory or hub id, as transformers does, but strictly.
 
+        With ``ignore_mismatched_sizes=True`` a head of another shape is new and random.
+
         Raises
         ------
         CrossDNAError
@@ -47,7 +48,10 @@ class StrictLoadingMixin:
         """
         name = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
-        hub = {key: kwargs[key] for key in _HUB_OPTIONS.split() if key in kwargs}
+        new_shapes = kwargs.pop("ignore_mismatched_sizes", False)
+        # What does not fit is refused by name here, with both shapes.
+        kwargs["ignore_mismatched_sizes"] = True
+        hub = hub_options(kwargs)
         raw, _ = cls.config_class.get_config_dict(name, **hub)  # type: ignore[attr-defined]
         _refuse_other_family(cls, raw, name)
         with quietly():
@@ -56,9 +60,11 @@ class StrictLoadingMixin:
             else:
                 model, info = cls._load_own(name, hub, *args, **kwargs)
         _refuse_incomplete(cls, raw, info, name)
-        if info.get("missing_keys"):
-            new = ", ".join(sorted(map(str, info["missing_keys"])))
-            logger.warning(f"{name}: new and random, to be trained: {new}")
+        new = {str(key) for key in info.get("missing_keys", ())}
+        new |= _reshaped(cls, info, name, allowed=new_shapes)
+        if new:
+            random = ", ".join(sorted(new))
+            logger.warning(f"{name}: new and random, to be trained: {random}")
         return (model, info) if want_info else model
 
     @classmethod
@@ -67,8 +73,6 @@ class StrictLoadingMixin:
     ) -> tuple[Any, dict[str, Any]]:
         """Load what `save_pretrained` wrote; what does not fit is told in the info."""
         check_numbers(name, **hub)
-        # Refused by name, with both shapes, by the caller.
-        kwargs.setdefault("ignore_mismatched_sizes", True)
         try:
             return super().from_pretrained(  # type: ignore[misc]
                 name, *args, output_loading_info=True, **kwargs
@@ -91,38 +95,38 @@ class StrictLoadingMixin:
         raise AssertionError(f"{cls.__name__} has no published layout")
 
 
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `from_pretrained`'s options that say where files are and which."""
+    return {key: options[key] for key in _HUB_OPTIONS.split() if key in options}
+
+
 def read_weights(
     name: str | Path, hub: dict[str, Any]
 ) -> tuple[dict[str, Tensor], str]:
-    """Read model.safetensors, or else pytorch_model.bin without running its pickle.
+    """Read a checkpoint's weights, whole or in shards, without running a pickle.
 
     Returns
     -------
     weights : dict
     where : str
-        The file, for errors.
+        The file, or the directory of shards, for errors.
 
     Raises
     ------
     CrossDNAError
         No weights, or a damaged file.
     """
-    for file in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
-        path = cached_file(
-            str(name),
-            file,
-            _raise_exceptions_for_missing_entries=False,
-            **hub,
-        )
-        if path is None:
-            continue
+    files = weight_files(name, **hub)
+    weights: dict[str, Tensor] = {}
+    for path in files:
         try:
-            if file == SAFE_WEIGHTS_NAME:
-                return load_file(path), str(path)
-            return torch.load(path, map_location="cpu", weights_only=True), str(path)
+            if path.suffix == ".safetensors":
+                weights |= load_file(path)
+            else:
+                weights |= torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise CrossDNAError(f"{path}: cannot be read: {error}") from error
-    raise CrossDNAError(f"{name}: no {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME} in it")
+    return weights, str(files[0] if len(files) == 1 else files[0].parent)
 
 
 def _refuse_other_family(cls: Any, raw: dict[str, Any], name: str | Path) -> None:
@@ -150,9 +154,17 @@ def _refuse_incomplete(
     unknown = faults(info.get("unexpected_keys", ()))
     if unknown:
         raise CrossDNAError(f"{name}: unknown key {unknown[0]!r} (of {len(unknown)})")
-    if info.get("mismatched_keys"):
-        key, found, expected = sorted(info["mismatched_keys"])[0]
-        raise CrossDNAError(
-            f"{name}: {key!r} has shape {tuple(found)}, the configuration asks for "
-            f"{tuple(expected)}"
-        )
+
+
+def _reshaped(
+    cls: Any, info: dict[str, Any], name: str | Path, *, allowed: bool
+) -> set[str]:
+    """Keys of heads that have another shape, where that is allowed."""
+    apart = sorted(info.get("mismatched_keys", ()))
+    for key, found, expected in apart:
+        if not (allowed and key.startswith(cls.head_prefixes)):
+            raise CrossDNAError(
+                f"{name}: {key!r} has shape {tuple(found)}, the configuration asks for "
+                f"{tuple(expected)}"
+            )
+    return {key for key, *_ in apart}

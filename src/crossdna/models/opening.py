@@ -178,7 +178,7 @@ class Opened:
         random
             Random weights of torch's generator instead of the checkpoint's.
         new_head
-            Our own head for sequences, also where a family's own one was saved.
+            Our own head with random weights, also where the checkpoint has one.
 
         Raises
         ------
@@ -188,7 +188,11 @@ class Opened:
         self._require(task)
         try:
             if not self.wrapped:
-                return speak_alphabet(self._own(task, random=random))
+                if random:
+                    return speak_alphabet(self._random(task))
+                replaced = new_head and task == self.task
+                load = self._under_new_head if replaced else self._own
+                return speak_alphabet(load(task))
             own_head = task == self.task == "classification" and not new_head
             return self._wrapper(task, random=random, own_head=own_head)
         except CrossDNAError:
@@ -210,14 +214,20 @@ class Opened:
                 f"{self.name}: a model of type {kind!r} cannot do {task!r}"
             )
 
-    def _own(self, task: Task, *, random: bool) -> Any:
-        if not random:
-            # Who asks for a head that the checkpoint has not is going to train it.
-            with quietly():
-                return _CLASSES[task].from_pretrained(self.name, config=self.config)
+    def _own(self, task: Task) -> Any:
+        # Who asks for a head that the checkpoint has not is going to train it.
+        with quietly():
+            return _CLASSES[task].from_pretrained(self.name, config=self.config)
+
+    def _random(self, task: Task) -> Any:
         model = _CLASSES[task].from_config(self.config)
         if isinstance(self.config, TokenizedConfig):
             model.read_with(load_tokenizer(self.name))
+        return model
+
+    def _under_new_head(self, task: Task) -> Any:
+        model = self._random(task)
+        model.base_model.load_state_dict(self._own("embedding").state_dict())
         return model
 
     def _wrapper(self, task: Task, *, random: bool, own_head: bool) -> Any:
