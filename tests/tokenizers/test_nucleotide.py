@@ -35,6 +35,17 @@ def test_truncation(tokenizer):
     assert ids == [0, 1, 2]
 
 
+def test_bases_as_words_of_their_own(tokenizer):
+    assert tokenizer(list("ACGT"), is_split_into_words=True)["input_ids"] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    rows = tokenizer([list("AC"), list("GT")], is_split_into_words=True)["input_ids"]
+    assert rows == [[0, 1], [2, 3]]
+
+
 def test_decode_is_the_inverse(tokenizer):
     assert tokenizer.decode([0, 1, 2, 3, 4]) == "ACGTN"
     assert tokenizer.tokenize("ac") == ["A", "C"]

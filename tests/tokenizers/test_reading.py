@@ -147,3 +147,10 @@ def test_sequences_that_have_no_tokens():
     assert reader.mask_id is None
     with pytest.raises(CrossDNAError, match="no mask token"):
         reader.read([np.array([0, alphabet.MASK], np.uint8)])
+
+
+def test_single_bases_are_decoded_as_they_were():
+    tokenizer = base_tokenizer()
+    ids = tokenizer("ANCGx")["input_ids"]
+    assert tokenizer.decode(ids) == "ANCGN"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "ANCGN"

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from crossdna import alphabet
 from crossdna.tokenizers.character import upper_case
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 
 def base_tokenizer() -> PreTrainedTokenizerFast:
@@ -20,9 +20,10 @@ def base_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     backend.normalizer = upper_case()
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.decoder = decoders.Fuse()
+    # N is no special token to transformers: it stays in what is decoded.
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        unk_token=unknown,
         mask_token=alphabet.TOKENS[alphabet.MASK],
         pad_token=alphabet.TOKENS[alphabet.PAD],
         model_input_names=["input_ids", "attention_mask"],

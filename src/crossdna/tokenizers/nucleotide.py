@@ -50,6 +50,9 @@ class CrossDNATokenizer(PreTrainedTokenizer):
     ) -> Any:
         if text_pair is not None:
             raise CrossDNAError("pairs of sequences mean nothing to this tokenizer")
+        if kwargs.pop("is_split_into_words", False) and text:
+            one = isinstance(text, str) or isinstance(text[0], str)
+            text = "".join(text) if one else ["".join(words) for words in text]
         if isinstance(text, str):
             text = _to_ids(text, "sequence")
         elif isinstance(text, list | tuple) and text and isinstance(text[0], str):

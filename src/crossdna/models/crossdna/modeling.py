@@ -305,7 +305,7 @@ def _check_inputs(
     mask: Tensor | None,
     context: StrandContext | None,
 ) -> None:
-    if ids.dim() != 2 or ids.shape[1] == 0:
+    if ids.dim() != 2 or ids.numel() == 0:
         raise CrossDNAError(
             f"input_ids must be (batch, length) with bases, got {tuple(ids.shape)}"
         )

@@ -58,7 +58,9 @@ def token_batch(
 
     Parameters
     ----------
-    ids, attention_mask : (batch, length)
+    ids : (batch, length)
+    attention_mask : (batch, length), optional
+        Without one, [PAD] is padding.
     longest
         The most tokens that the network reads.
 
@@ -69,7 +71,7 @@ def token_batch(
     """
     bases = ids.cpu().numpy().astype(np.uint8)
     mask = (
-        np.ones(bases.shape, bool)
+        bases != alphabet.PAD
         if attention_mask is None
         else attention_mask.cpu().numpy() != 0
     )

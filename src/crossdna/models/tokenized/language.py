@@ -64,9 +64,11 @@ class _TokenizedForLanguage(TokenizedTask):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **_unused: Any,
-    ) -> BaseLMOutput:
+    ) -> BaseLMOutput | tuple[Any, ...]:
         """Predict each base from the others (masked) or from those before it (causal).
 
         See `crossdna.models.tokenized.letters` for what that means with k-mers. Rows
@@ -75,8 +77,14 @@ class _TokenizedForLanguage(TokenizedTask):
         Raises
         ------
         CrossDNAError
-            A tokenizer whose bases have no probability of their own.
+            A tokenizer whose bases have no probability of their own; or `labels`, since
+            such a network learns tokens.
         """
+        if labels is not None:
+            raise CrossDNAError(
+                "labels would be bases, but this network learns tokens: compute the "
+                "loss from `token_logits`, or train it with crossdna pretrain"
+            )
         reader = self.reader
         if not self.gives_base_probabilities:
             # Says why, and what can be asked instead.
@@ -97,9 +105,10 @@ class _TokenizedForLanguage(TokenizedTask):
                 input_ids, attention_mask, output_hidden_states=True
             ).hidden_states
         impossible = logs.new_full((*logs.shape[:2], 1), -torch.inf)
-        return BaseLMOutput(
+        output = BaseLMOutput(
             logits=torch.cat([logs, impossible], dim=-1), hidden_states=states
         )
+        return output if return_dict in (None, True) else output.to_tuple()
 
     def countable(self, input_ids: Tensor, batch: TokenBatch) -> Tensor:
         """Which tokens (batch, tokens) stand for bases, none of them N."""

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.heads import Standard
-from crossdna.models.loading import StrictLoadingMixin
+from crossdna.models.loading import StrictLoadingMixin, hub_options
 from crossdna.models.tokenized.batch import TokenBatch, spread, token_batch
 from crossdna.models.tokenized.configuration import Part, TokenizedConfig
 from crossdna.models.tokenized.operators import use_operators
@@ -72,7 +72,8 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        model.read_with(load_tokenizer(pretrained_model_name_or_path))
+        hub = hub_options(kwargs)
+        model.read_with(load_tokenizer(pretrained_model_name_or_path, **hub))
         return (model, info) if want_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -200,8 +201,9 @@ class TokenizedModel(TokenizedPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         **_unused: Any,
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutput | tuple[Any, ...]:
         """Represent each base: the mean of the tokens that stand for it.
 
         Parameters
@@ -213,15 +215,18 @@ class TokenizedModel(TokenizedPreTrainedModel):
         output_hidden_states : bool, optional
             Also return all of the network's hidden states, each for bases.
         """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         batch = self.tokens(input_ids, attention_mask)
         base = self.net.base_model
         options = {"output_hidden_states": True} if output_hidden_states else {}
         output = self.run(base, batch, **options)
         states = output.hidden_states if output_hidden_states else None
-        return BaseModelOutput(
+        represented = BaseModelOutput(
             last_hidden_state=spread(output[0], batch),
             hidden_states=tuple(spread(x, batch) for x in states) if states else None,
         )
+        return represented if return_dict in (None, True) else represented.to_tuple()
 
 
 def random_network(config: TokenizedConfig) -> PreTrainedModel:
