@@ -114,8 +114,13 @@ def settle(path: Path) -> None:
         os.close(descriptor)
 
 
-def claim_output_directory(path: str | Path, *, resume: bool) -> Path:
+def claim_output_directory(path: str | Path, *, resume: bool | None = None) -> Path:
     """Create an output directory, refusing to mix with what another run left there.
+
+    Parameters
+    ----------
+    resume
+        Whether a run there is to go on; None where runs cannot.
 
     Raises
     ------
@@ -123,13 +128,22 @@ def claim_output_directory(path: str | Path, *, resume: bool) -> Path:
         The directory holds files and `resume` is off, or it cannot be created.
     """
     path = Path(path)
+    if path.is_dir() and any(path.iterdir()) and not resume:
+        advice = "" if resume is None else "continue the run in it with --resume, or "
+        raise CrossDNAError(f"{path} is not empty; {advice}choose another directory")
+    return create_directory(path)
+
+
+def create_directory(path: Path) -> Path:
+    """Create a directory, with those above it, unless it is there.
+
+    Raises
+    ------
+    CrossDNAError
+        A file is in the way, or the disk is read-only or full.
+    """
     if path.exists() and not path.is_dir():
         raise CrossDNAError(f"{path} is a file; give a directory for the output")
-    if path.is_dir() and any(path.iterdir()) and not resume:
-        raise CrossDNAError(
-            f"{path} is not empty; continue the run in it with --resume, "
-            "or choose another directory"
-        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -140,7 +140,7 @@ def test_killed_and_started_again(tiny_checkpoint, genome, tmp_path):
     words = command(model, genome, broken, *more)
     process = subprocess.Popen([sys.executable, "-m", "crossdna", *words])
     give_up = time.monotonic() + 240
-    marks = broken / "work" / "region-0"
+    marks = broken / "tracks.work" / "region-0"
     while not (marks / "0-0.place.json").exists() and time.monotonic() < give_up:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
@@ -207,6 +207,8 @@ def test_bad_input(tiny_checkpoint, genome, tmp_path, capsys):
         (("--peaks", "entropy:x"), "'x' is not a number"),
         (("--region", "q:1-5"), "no contig 'q'"),
         (("--mask-spacing", 1), "mask_spacing"),
+        (("--peaks", "entropy:1", "entropy:2"), "has a threshold already"),
+        (("--annotation", genome), "shown by --browser"),
     ):
         words = command(tiny_checkpoint(), genome, tmp_path / "out", *more)
         assert main(words) == 2
@@ -215,3 +217,12 @@ def test_bad_input(tiny_checkpoint, genome, tmp_path, capsys):
     assert main(command(tiny_checkpoint(), genome, tmp_path / "t.bw")) == 2
     assert "t.bw looks like a file" in capsys.readouterr().err
     assert not (tmp_path / "t.bw").exists()
+    file = tmp_path / "plain"
+    file.write_text("x")
+    assert main(command(tiny_checkpoint(), genome, file)) == 2
+    assert "is a file" in capsys.readouterr().err
+    mine = tmp_path / "project" / "work" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    assert main(command(tiny_checkpoint(), genome, tmp_path / "project")) == 0
+    assert mine.exists()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from crossdna.errors import CrossDNAError
-from crossdna.files import atomic_open, atomic_path
+from crossdna.files import atomic_open, atomic_path, create_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,23 +45,27 @@ class ChunkStore:
     Parameters
     ----------
     folder
-        Created when missing; removed by `remove`.
+        Created when missing or empty; removed by `remove`.
     settings
         Everything that the results depend on, as JSON can hold it.
 
     Raises
     ------
     CrossDNAError
-        The folder holds chunks of a run with other settings, or cannot be written.
+        The folder holds chunks of a run with other settings or anything else, or
+        cannot be written.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CrossDNAError(f"cannot create {folder}: {error.strerror}") from error
+        create_directory(folder)
         file = folder / _SETTINGS
+        if not file.exists() and any(folder.iterdir()):
+            # It is removed in the end.
+            raise CrossDNAError(
+                f"{folder} holds something else; the folder for unfinished work must "
+                "be new or empty"
+            )
         wanted = json.loads(json.dumps(settings))
         if not file.exists():
             with atomic_open(file) as handle:

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     task = "causal-lm" if task == "causal-lm" else "masked-lm"
     model = load_chosen(arguments, task)
     total = count_windows(split.held_out, settings, causal=is_causal(model))
-    output = claim_output_directory(arguments.output, resume=False)
+    output = claim_output_directory(arguments.output)
     with progress("evaluating", total, "windows") as advance:
         evaluation = evaluate_model(
             model,

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     annotation = Annotation.read(arguments.annotation, genome)
     train, held_out = draw_split_windows(annotation, split, settings)
     model = load_chosen(arguments, "embedding")
-    output = claim_output_directory(arguments.output, resume=False)
+    output = claim_output_directory(arguments.output)
     total = 2 * (len(train.labels) + len(held_out.labels))
     with progress("embedding", total, "windows") as advance:
         result = probe_coding(model, train, held_out, settings, advance=advance)

@@ -53,7 +53,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from crossdna.files import claim_output_directory
     from crossdna.tokenizers.bpe import count_bases, train_byte_pairs
 
-    claim_output_directory(arguments.output, resume=False)
+    claim_output_directory(arguments.output)
     total = min(arguments.max_bases, count_bases(arguments.fasta))
     with progress("reading", total, "bases") as advance:
         training = train_byte_pairs(
@@ -78,7 +78,7 @@ def _create(arguments: argparse.Namespace) -> int:
         separate_kmer_tokenizer,
     )
 
-    claim_output_directory(arguments.output, resume=False)
+    claim_output_directory(arguments.output)
     if arguments.type == "character":
         tokenizer: Any = CaduceusTokenizer()
     elif arguments.type == "overlapping-kmer":

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("bw", "bedGraph", "bedGraph.gz")
 FILE_SUFFIXES = {".bw", ".bigwig", ".bigWig", ".bedGraph", ".bedgraph", ".bed", ".gz"}
+WORK = "tracks.work"
+"""In the output directory while a run is unfinished."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.errors import CrossDNAError
+    from crossdna.files import create_directory
 
     if arguments.output.suffix in FILE_SUFFIXES:
         raise CrossDNAError(
@@ -168,6 +171,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.browser:
         require_browsable(regions, arguments.annotation)
+    elif arguments.annotation:
+        raise CrossDNAError("--annotation is shown by --browser; add it")
     trust = arguments.trust_remote_code
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
     if settings.bin:
@@ -175,11 +180,11 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_chosen(arguments, task)
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    create_directory(arguments.output)
     how = _provenance(arguments, model, genome, settings, regions, descriptions)
     # The command may be spelled otherwise when the run goes on.
     identity = {key: value for key, value in how.items() if key != "command"}
-    store = ChunkStore(arguments.output / "work", identity)
+    store = ChunkStore(arguments.output / WORK, identity)
     total = sum(total_steps(model, region, settings) for region in regions)
     with progress("reading", total, "bases") as advance:
         for number, region in enumerate(regions):
@@ -198,9 +203,9 @@ def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:
     regions = [parse_region(text, genome.contigs) for text in arguments.region]
     if arguments.regions:
         regions += read_bed(arguments.regions, genome.contigs)
-    order = list(genome.contigs)
+    order = {contig: number for number, contig in enumerate(genome.contigs)}
     merged = merge(regions or whole_contigs(genome.contigs))
-    return sorted(merged, key=lambda r: (order.index(r.contig), r.start))
+    return sorted(merged, key=lambda r: (order[r.contig], r.start))
 
 
 def _finders(
@@ -217,6 +222,8 @@ def _finders(
                 f"--peaks {text}: write TRACK:THRESHOLD with a track of "
                 f"{', '.join(tracks)}"
             )
+        if name in finders:
+            raise CrossDNAError(f"--peaks {text}: {name} has a threshold already")
         try:
             finders[name] = PeakFinder(float(threshold), arguments.peak_length)
         except ValueError:
@@ -271,7 +278,7 @@ def _write(
 
     def values() -> Iterator[tuple[Region, Values]]:
         for number, region in enumerate(regions):
-            folder = output / "work" / f"region-{number}"
+            folder = output / WORK / f"region-{number}"
             for part in read_values(model, genome, region, settings, folder):
                 yield region, part
 
@@ -316,7 +323,7 @@ def _write_embeddings(
 
     def bins() -> Iterator[tuple[Region, Iterator[Means]]]:
         for number, region in enumerate(regions):
-            folder = output / "work" / f"region-{number}"
+            folder = output / WORK / f"region-{number}"
             yield region, read_bins(model, region, settings, folder)
 
     components = principal_components(

@@ -58,7 +58,7 @@ def convert_checkpoint(source: str | Path, destination: str | Path) -> Conversio
     model = CrossDNAForMaskedLM.from_pretrained(source)
     weights, where = read_weights(source, {})
     extras = published.convert_state_dict(weights, model.config, where).extras
-    claim_output_directory(destination, resume=False)
+    claim_output_directory(destination)
     with atomic_directory(destination) as staging:
         model.save_pretrained(staging)
         CrossDNATokenizer().save_pretrained(staging)
