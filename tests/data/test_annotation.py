@@ -12,6 +12,7 @@ from crossdna.data.annotation import (
     REPEAT,
     UTR,
     Annotation,
+    _Layer,
     repeat_track,
 )
 from crossdna.data.genome import Genome
@@ -87,6 +88,17 @@ def test_part_of_a_track_is_a_part_of_the_track(write, genome, start, end):
     annotation = Annotation.read(write("genes.gff", GFF), genome)
     part = annotation.class_track("chr1", start, end)
     assert part.classes.tolist() == expected()[start:end]
+
+
+def test_single_places_of_nested_stretches(rng):
+    starts = rng.integers(0, 900, 60)
+    spans = [(int(s), int(s + rng.integers(1, 100))) for s in starts]
+    layer = _Layer.of(CDS, [*spans, (0, 700)])
+    for start in range(0, 1000, 7):
+        for end in (start, start + 1, start + 50):
+            found = {tuple(span) for span in layer.within(start, end).tolist()}
+            expected = {s for s in [*spans, (0, 700)] if s[0] < end and s[1] > start}
+            assert found == expected
 
 
 def test_order_of_lines_does_not_matter(write, genome, rng):

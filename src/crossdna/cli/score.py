@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from crossdna.analysis.variants.calibrate import Calibration, CalibrationSettings
+    from crossdna.analysis.variants.calibrate import (
+        Calibration,
+        CalibrationSettings,
+        Surroundings,
+    )
     from crossdna.analysis.variants.file import ScoringRun
-    from crossdna.data.genome import Genome
     from crossdna.data.vcf import VariantFile
 
 
@@ -142,19 +145,18 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.variants.output import check_output, write_scores
     from crossdna.analysis.variants.scan import require_scorable
     from crossdna.cli.progress import progress
+    from crossdna.data.annotation import Annotation
     from crossdna.data.genome import Genome
 
     output: Path = arguments.output
-    check_output(output, arguments.prefix)
+    check_output(output, arguments.prefix, arguments.variants)
     work = arguments.work or output.with_name(f"{output.name}.work")
     devices = worker_devices(arguments.device, arguments.workers)
-    nulls = None
-    if arguments.calibrate is not None:
-        nulls = calibrate.CalibrationSettings(
-            places=arguments.calibrate, seed=arguments.seed
-        )
+    nulls = _nulls(arguments)
     with _variants(arguments.variants) as file:
         genome = Genome.open(arguments.genome)
+        annotated = arguments.annotation
+        annotation = Annotation.read(annotated, genome) if annotated else None
         scoring = prepare(
             file,
             genome,
@@ -184,9 +186,8 @@ def run(arguments: argparse.Namespace) -> int:
             store = run_scoring(scoring, work, devices=devices, advance=advance)
         calibration = None
         if nulls is not None:
-            scoring, calibration = _calibrated(
-                arguments, scoring, genome, nulls, work, devices
-            )
+            around = calibrate.Surroundings(genome, annotation, arguments.window)
+            scoring, calibration = _calibrated(scoring, around, nulls, work, devices)
         counts = write_scores(
             scoring, store, output, prefix=arguments.prefix, calibration=calibration
         )
@@ -199,10 +200,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _nulls(arguments: argparse.Namespace) -> CalibrationSettings | None:
+    from crossdna.analysis.variants.calibrate import CalibrationSettings
+    from crossdna.errors import CrossDNAError
+
+    if arguments.calibrate is not None:
+        return CalibrationSettings(places=arguments.calibrate, seed=arguments.seed)
+    if arguments.annotation:
+        raise CrossDNAError(
+            "--annotation tells --calibrate the classes of region; add --calibrate"
+        )
+    return None
+
+
 def _calibrated(
-    arguments: argparse.Namespace,
     scoring: ScoringRun,
-    genome: Genome,
+    surroundings: Surroundings,
     settings: CalibrationSettings,
     work: Path,
     devices: list[str],
@@ -210,18 +223,13 @@ def _calibrated(
     """Score random substitutions; the run then has the column ``percentile``."""
     from crossdna.analysis.variants import calibrate
     from crossdna.cli.progress import progress
-    from crossdna.data.annotation import Annotation
 
-    annotation = (
-        Annotation.read(arguments.annotation, genome) if arguments.annotation else None
-    )
-    window = scoring.job.settings.window
-    surroundings = calibrate.Surroundings(genome, annotation, window)
-    kinds = len(calibrate.wanted_kinds(scoring, surroundings))
-    with progress("calibrating", kinds, "kinds") as advance:
+    kinds = calibrate.wanted_kinds(scoring, surroundings)
+    with progress("calibrating", len(kinds), "kinds") as advance:
         calibration = calibrate.calibrate(
             scoring,
             surroundings,
+            kinds,
             settings,
             work / "calibration",
             devices=devices,
@@ -230,7 +238,7 @@ def _calibrated(
     return (
         scoring._replace(
             columns=scoring.columns | {"percentile": calibrate.DESCRIPTION},
-            calibration=calibrate.provenance(settings, annotation),
+            calibration=calibrate.provenance(settings, surroundings.annotation),
         ),
         calibration,
     )

@@ -63,12 +63,22 @@ class _Layer(NamedTuple):
 
     value: int
     spans: NDArray[np.int64]
-    """(stretches, 2) 0-based start and end."""
+    """(stretches, 2) 0-based start and end, by start."""
+    reach: NDArray[np.int64]
+    """(stretches,) how far any of the stretches so far goes."""
 
     @classmethod
     def of(cls, value: int, spans: Iterable[tuple[int, int]]) -> _Layer:
         """Sort stretches, each once."""
-        return cls(value, np.array(sorted(set(spans)), np.int64).reshape(-1, 2))
+        ordered = np.array(sorted(set(spans)), np.int64).reshape(-1, 2)
+        return cls(value, ordered, np.maximum.accumulate(ordered[:, 1]))
+
+    def within(self, start: int, end: int) -> NDArray[np.int64]:
+        """Stretches that have bases from `start` to `end`."""
+        first = np.searchsorted(self.reach, start, side="right")
+        last = np.searchsorted(self.spans[:, 0], end, side="left")
+        found = self.spans[first:last]
+        return found[found[:, 1] > start]
 
 
 class _Layers(NamedTuple):
@@ -137,10 +147,8 @@ def repeat_track(
 
 def _paint(classes: NDArray[np.uint8], layers: Iterable[_Layer], start: int) -> None:
     for layer in layers:
-        first, last = (layer.spans - start).T
-        here = (last > 0) & (first < len(classes))
-        spans = zip(first[here].clip(0).tolist(), last[here].tolist(), strict=True)
-        for begin, end in spans:
+        found = layer.within(start, start + len(classes)) - start
+        for begin, end in found.clip(0).tolist():
             classes[begin:end] = layer.value
 
 

@@ -73,6 +73,14 @@ def test_places_are_of_the_wanted_kinds(genome):
         assert {surroundings.kind(place) for place in drawn} == {kind}
 
 
+def test_a_place_is_drawn_once(tmp_path, cache_folder):
+    (tmp_path / "rare.fa").write_text(f">one\n{'AT' * 150}ACG{'AT' * 150}\n")
+    surroundings = Surroundings(Genome.open(tmp_path / "rare.fa"), None, 64)
+    kind = surroundings.kind(Place("one", 301))
+    drawn = draw_places(surroundings, {kind}, CalibrationSettings(places=20))
+    assert drawn == {kind: [Place("one", 301)]}
+
+
 def test_percentiles_by_hand(genome):
     """Half of the nulls, the nearest in GC, count."""
     surroundings = Surroundings(genome, None, 64)
@@ -132,5 +140,15 @@ def test_command(tiny_checkpoint, genome, letters, tmp_path, capsys):
     assert main([*words, "--scores", "entropy"]) == 2
     assert "percentiles are those of llr" in capsys.readouterr().err
     assert main([*words[:-1], "3"]) == 2
+    broken = tmp_path / "dir.parquet"
+    broken.mkdir()
+    words[words.index(str(output))] = str(broken)
+    work = ["--work", str(tmp_path / "w"), "--annotation"]
+    for name, kind in (("a", "exon"), ("b", "CDS")):
+        row = f"one\tx\t{kind}\t400\t1250\t.\t+\t0\tParent={name}\n"
+        (tmp_path / f"{name}.gff").write_text(row)
+        assert main([*words, *work, str(tmp_path / f"{name}.gff")]) == 2
+        found = capsys.readouterr().err
+        assert ("with another drawn" if name == "b" else "cannot write") in found
     with pytest.raises(CrossDNAError, match="at least 20"):
         CalibrationSettings(places=19)

@@ -9,6 +9,7 @@ alike in their share of G and C.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -128,10 +129,11 @@ class Surroundings:
 def draw_places(
     surroundings: Surroundings, wanted: set[Kind], settings: CalibrationSettings
 ) -> dict[Kind, list[Place]]:
-    """Draw places of the wanted kinds from all bases of the genome alike."""
+    """Draw places of the wanted kinds from all bases of the genome alike, each once."""
     contigs = list(surroundings.genome.contigs.items())
     ends = np.cumsum([length for _, length in contigs])
-    found: dict[Kind, list[Place]] = {kind: [] for kind in sorted(wanted)}
+    # As keys, so that a place counts once.
+    found: dict[Kind, dict[Place, None]] = {kind: {} for kind in sorted(wanted)}
     for block in range(-(-_PATIENCE * settings.places // _DRAWS)):
         draws = raw_draws(settings.seed, _STREAM, [block], _DRAWS)[0]
         for number in (draws % np.uint64(ends[-1])).astype(np.int64):
@@ -140,10 +142,10 @@ def draw_places(
             place = Place(name, int(number - (ends[index] - length)))
             kind = surroundings.kind(place)
             if kind in found and len(found[kind]) < settings.places:
-                found[kind].append(place)
+                found[kind][place] = None
         if all(len(places) == settings.places for places in found.values()):
             break
-    return found
+    return {kind: list(places) for kind, places in found.items()}
 
 
 class Calibration:
@@ -221,6 +223,7 @@ def _others(surroundings: Surroundings, place: Place) -> list[str]:
 def calibrate(
     run: ScoringRun,
     surroundings: Surroundings,
+    wanted: set[Kind],
     settings: CalibrationSettings,
     work: Path,
     *,
@@ -231,6 +234,8 @@ def calibrate(
 
     Parameters
     ----------
+    wanted
+        From `wanted_kinds`.
     work
         Folder for finished chunks.
     advance
@@ -242,11 +247,12 @@ def calibrate(
         A run without log-likelihood ratios.
     """
     require_ratios(run)
-    places = draw_places(surroundings, wanted_kinds(run, surroundings), settings)
+    places = draw_places(surroundings, wanted, settings)
     identity = run.identity() | {
         "places": settings.places,
         "seed": settings.seed,
         "annotated": surroundings.annotation is not None,
+        "drawn": hashlib.sha256(repr(places).encode()).hexdigest(),
     }
     store = ChunkStore(work, identity)
     kinds = list(places)
