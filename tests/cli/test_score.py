@@ -254,7 +254,7 @@ def test_tables_and_stdin(tiny_checkpoint, genome, variants, tmp_path, monkeypat
     metadata = pl.read_parquet_metadata(parquet)
     assert json.loads(metadata["crossdna"])["strand_policy"] == "average"
     # A table of the same variants gives the same scores.
-    rows = second.filter(pl.col("skip") == "")
+    rows = second.filter(pl.col("skip") == ".")
     table = tmp_path / "in.tsv"
     rows.select("chrom", "pos", "ref", "alt").write_csv(table, separator="\t")
     again = tmp_path / "again.parquet"
@@ -401,6 +401,12 @@ def test_more_bad_input(tiny_checkpoint, genome, variants, tmp_path, capsys):
     assert "--prefix" in fails(more=("--prefix", "9X"))
     assert "needs a model for classification" in fails(more=("--scores", "head"))
     assert "--workers" in fails(more=("--workers", "0"))
+    assert "add --calibrate" in fails(more=("--annotation", variants))
+    kept = tmp_path / "mine" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    assert "holds something else" in fails(more=("--work", kept.parent))
+    assert kept.exists()
     assert "no such file" in fails(variants=tmp_path / "none.vcf")
     cut = tmp_path / "cut.vcf.gz"
     cut.write_bytes(gzip.compress(variants.read_bytes())[:-40])
@@ -435,3 +441,55 @@ def test_head(tiny_checkpoint, genome, variants, tmp_path):
         record = next(iter(file))
         assert {"MY_HEAD_LABEL_0", "MY_HEAD_LABEL_1"} <= set(record.info)
         assert "label LABEL_1" in file.header.info["MY_HEAD_LABEL_1"].description
+
+
+def test_a_table_does_not_take_the_place_of_its_variants(
+    tiny_checkpoint, genome, letters, tmp_path, capsys
+):
+    table = tmp_path / "mine.tsv"
+    content = f"chrom\tpos\tref\talt\tnote\nchr1\t11\t{letters[10]}\tACG\tx\n"
+    table.write_text(content)
+    assert main(command(tiny_checkpoint, genome, table, table)) == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert table.read_text() == content
+
+
+def test_labels_of_a_head_have_columns_of_their_own(
+    tiny_checkpoint, genome, variants, tmp_path
+):
+    labels = {"id2label": {0: "-", 1: "+", 2: "é", 3: "Up"}}
+    model = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=4, **labels)
+    output = tmp_path / "out.vcf.gz"
+    words = command(tiny_checkpoint, genome, variants, output)
+    words[words.index("--model") + 1] = str(model)
+    assert main(words) == 0
+    with pysam.VariantFile(str(output)) as file:
+        heads = [name for name in file.header.info if name.startswith("XD_HEAD")]
+        record = next(iter(file))
+        values = [record.info[name] for name in heads]
+    assert heads == ["XD_HEAD___0", "XD_HEAD___1", "XD_HEAD___2", "XD_HEAD_UP"]
+    assert len(set(values)) == 4
+
+
+def test_scored_again_nothing_of_before_is_left(
+    tiny_checkpoint, genome, variants, tmp_path
+):
+    first, second = tmp_path / "first.vcf.gz", tmp_path / "second.vcf.gz"
+    more = ("--scores", "llr", "entropy", "--calibrate", 20)
+    assert main(command(tiny_checkpoint, genome, variants, first, *more)) == 0
+    words = command(tiny_checkpoint, genome, first, second, "--scores", "llr")
+    assert main(words) == 0
+    text = gzip.decompress(second.read_bytes()).decode()
+    assert "XD_LLR" in text
+    assert "XD_ENTROPY" not in text
+    assert "XD_PERCENTILE" not in text
+
+
+def test_open_references_are_no_sign_of_another_assembly(
+    tiny_checkpoint, genome, tmp_path, capsys
+):
+    rows = "".join(f"1\t{p}\t.\tN\t<DEL>\t.\t.\t.\tGT\t0\n" for p in range(5, 99, 9))
+    path = tmp_path / "sv.vcf"
+    path.write_text(HEADER + rows)
+    assert main(command(tiny_checkpoint, genome, path, tmp_path / "o.tsv")) == 0
+    assert "REF differs" not in capsys.readouterr().err

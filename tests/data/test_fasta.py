@@ -133,6 +133,8 @@ def test_a_pipe_is_refused(tmp_path):
 def test_open_lines(write, tmp_path):
     path = write("a.txt.gz", gzip.compress("a\r\nü\n\nlast".encode()))
     assert list(fasta.open_lines(path)) == ["a\r", "ü", "", "last"]
+    marked = write("m.txt", "\ufeffa\nb\n".encode())
+    assert list(fasta.open_lines(marked)) == ["a", "b"]
     with pytest.raises(CrossDNAError, match="not a text file"):
         list(fasta.open_lines(write("b.txt", b"\xff\xfe\n")))
 

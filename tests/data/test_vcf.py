@@ -233,3 +233,43 @@ def test_fields_that_the_header_does_not_describe():
         f"##FORMAT=<ID=ZZ,Number=.,Type=String,{text}",
         f"##FILTER=<ID=q10,{text}",
     ]
+
+
+def test_an_index_of_the_old_file_goes(tmp_path):
+    path = tmp_path / "out.vcf.gz"
+    write_vcf(path, HEADER, RECORDS[:1], longest=1000)
+    pysam.tabix_index(str(path), preset="vcf", csi=True)
+    assert (tmp_path / "out.vcf.gz.csi").exists()
+    write_vcf(path, HEADER, RECORDS, longest=1000)
+    with pysam.TabixFile(str(path)) as table:
+        contigs = {record.split("\t")[0] for record in RECORDS}
+        assert set(table.contigs) == contigs
+    assert not (tmp_path / "out.vcf.gz.csi").exists()
+
+
+def test_empty_parts_of_info_go():
+    text = RECORDS[0].replace("AF=0.1,0.20", "AF=0.1,0.20;")
+    assert text != RECORDS[0]
+    assert with_info(text, {}, []) == RECORDS[0]
+
+
+@pytest.mark.parametrize("name", ["a.vcf", "a.vcf.gz", "a.tsv"])
+def test_a_mark_of_the_byte_order_is_no_text(tmp_path, name):
+    lines = (
+        [*HEADER, *RECORDS] if ".vcf" in name else ["chr\tpos\tref\talt", "1\t2\tA\tC"]
+    )
+    content = ("\ufeff" + "\n".join(lines) + "\n").encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    file = VariantFile.open(path)
+    assert file.kind == ("vcf" if ".vcf" in name else "tsv")
+    assert next(file.records()).contig == "1"
+
+
+def test_a_damaged_first_block(tmp_path):
+    path = tmp_path / "a.vcf.gz"
+    content = bytearray(gzip.compress("\n".join([*HEADER, *RECORDS]).encode()))
+    content[10:30] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(CrossDNAError, match=r"a\.vcf\.gz: "):
+        VariantFile.open(path)

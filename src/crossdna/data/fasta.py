@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import os
@@ -75,7 +76,7 @@ def read_pieces(
     with open_bytes(path) as (stream, raw):
 
         def chunks() -> Iterator[bytes]:
-            while chunk := _read(stream, path):
+            for chunk in _chunks(stream, path):
                 if progress:
                     progress(raw.tell())
                 yield chunk
@@ -122,7 +123,7 @@ def open_lines(path: Path) -> Iterator[str]:
     """
     rest = b""
     with open_bytes(path) as (stream, _):
-        while chunk := _read(stream, path):
+        for chunk in _chunks(stream, path):
             *lines, rest = (rest + chunk).split(b"\n")
             yield from _decoded(lines, path)
         yield from _decoded([rest] if rest else [], path)
@@ -143,6 +144,14 @@ def _require_bgzf_end(raw: IO[bytes], path: Path) -> None:
         raise CrossDNAError(
             f"{path}: BGZF without its end-of-file block: truncated; copy it again"
         )
+
+
+def _chunks(stream: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Read a text file, without the mark that some editors put in front."""
+    chunk = _read(stream, path).removeprefix(codecs.BOM_UTF8)
+    while chunk:
+        yield chunk
+        chunk = _read(stream, path)
 
 
 def _read(stream: IO[bytes], path: Path) -> bytes:

@@ -126,7 +126,12 @@ def reference_matches(genome: Genome, contig: str, position: int, ref: str) -> b
 def tally_reference(
     tally: ContigTally, genome: Genome, contig: str, position: int, ref: str, line: int
 ) -> None:
-    """Count a record, and if its REF is wrong, whether a neighbouring place has it."""
+    """Count a record, and if its REF is wrong, whether a neighbouring place has it.
+
+    A REF that leaves bases open, as structural variants have it, says nothing.
+    """
+    if set(ref.upper()) - set(alphabet.BASES):
+        return
     tally.records += 1
     if reference_matches(genome, contig, position, ref):
         return

@@ -6,6 +6,8 @@ INFO column of a record and the header grow. BCF is turned into VCF text by htsl
 
 from __future__ import annotations
 
+import codecs
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -87,7 +89,7 @@ class VariantFile:
         path = Path(path)
         name = name or str(path)
         with open_bytes(path) as (stream, _):
-            kind = _kind(_peek(stream, name))
+            kind = _kind(_peek(stream, name).removeprefix(codecs.BOM_UTF8))
         if kind == "tsv":
             columns = [VERSION, "\t".join(_FIXED)]
             return cls(path, name, kind, columns)
@@ -191,7 +193,7 @@ class VariantFile:
 def _peek(stream: object, name: str) -> bytes:
     try:
         return stream.read(64)  # type: ignore[attr-defined]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise CrossDNAError(f"{name}: cannot be read: {error}") from None
 
 
@@ -270,7 +272,7 @@ def with_info(text: str, values: Mapping[str, str | None], known: Iterable[str])
     """
     fields = text.split("\t")
     drop = set(known)
-    old = [] if fields[7] in (".", "") else fields[7].split(";")
+    old = [] if fields[7] == "." else filter(None, fields[7].split(";"))
     kept = [part for part in old if part.split("=", 1)[0] not in drop]
     new = [
         f"{key}={value}" if value else key
@@ -310,6 +312,9 @@ def write_vcf(
                 str(temporary), preset="vcf", force=True, csi=suffix == ".csi"
             )
             # The index first: a file without its index is told from a finished one.
+            # Another's index of the old file would be found before it.
+            other = ".tbi" if suffix == ".csi" else ".csi"
+            Path(f"{path}{other}").unlink(missing_ok=True)
             index.replace(f"{path}{suffix}")
         finally:
             index.unlink(missing_ok=True)

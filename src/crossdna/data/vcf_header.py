@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 VERSION: Final = "##fileformat=VCFv4.2"
 _TEXT: Final = "Number=.,Type=String,"
@@ -91,6 +91,7 @@ def extended_header(
     fields: Sequence[InfoField],
     contigs: Mapping[str, int],
     provenance: str,
+    replaced: Collection[str] = (),
 ) -> list[str]:
     """Add what a scored file needs; fields of the same name from before are replaced.
 
@@ -101,11 +102,14 @@ def extended_header(
     contigs
         Contigs of the records and their lengths; those the header lacks are added.
     provenance
-        A ``##`` line on how the file was made.
+        A ``##`` line on how the file was made; the last one goes.
+    replaced
+        Fields from before that go too.
     """
-    replaced = tuple(f"##INFO=<ID={field.key}," for field in fields)
+    names = {*replaced, *(field.key for field in fields)}
+    old = tuple(f"##INFO=<ID={name}," for name in names)
     key = provenance.split("=", 1)[0] + "="
-    kept = [line for line in header[:-1] if not line.startswith((*replaced, key))]
+    kept = [line for line in header[:-1] if not line.startswith((*old, key))]
     declared = {
         part.removeprefix("ID=")
         for line in kept

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from crossdna.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.variants.calibrate import Calibration
@@ -30,6 +30,7 @@ TABLE_SUFFIXES: Final = (".tsv", ".parquet")
 _NO_ALTERNATE: Final = "NO_ALT"
 _ROWS_AT_ONCE: Final = 65536
 _PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_SCORES: Final = re.compile(r'scores="([^"]*)"')
 
 
 class Counts(NamedTuple):
@@ -42,19 +43,22 @@ class Counts(NamedTuple):
     """Alternate alleles without, by reason."""
 
 
-def check_output(output: Path, prefix: str) -> None:
+def check_output(output: Path, prefix: str, variants: str) -> None:
     """Refuse a name that cannot be written, before anything is computed.
 
     Raises
     ------
     CrossDNAError
-        An unknown suffix, a missing folder, or a prefix that no INFO field can have.
+        An unknown suffix, a missing folder, a table that would take the place of the
+        variants, or a prefix that no INFO field can have.
     """
     if not output.name.endswith((*VCF_SUFFIXES, *TABLE_SUFFIXES)):
         known = ", ".join((*VCF_SUFFIXES, *TABLE_SUFFIXES))
         raise CrossDNAError(f"{output}: scores are written to {known}")
     if not output.parent.is_dir():
         raise CrossDNAError(f"{output}: the folder {output.parent} does not exist")
+    if output.suffix in TABLE_SUFFIXES and output.resolve() == Path(variants).resolve():
+        raise CrossDNAError(f"{output} holds the variants; choose another --output")
     if not _PREFIX.fullmatch(prefix):
         raise CrossDNAError(
             f"--prefix {prefix!r}: the name of a field starts with a letter and has "
@@ -113,11 +117,21 @@ def info_fields(run: ScoringRun, prefix: str) -> list[InfoField]:
     return fields
 
 
+def _fields_before(header: Iterable[str], prefix: str) -> set[str]:
+    """Fields of an earlier scoring, whose numbers would stand beside other ones."""
+    line = next((x for x in header if x.startswith(f"##{prefix}score=<")), "")
+    names = _SCORES.search(line)
+    return (
+        {f"{prefix}{name.upper()}" for name in names[1].split(",")} if names else set()
+    )
+
+
 def _write_vcf(
     run: ScoringRun, records: Iterable[ScoredRecord], output: Path, prefix: str
 ) -> None:
     fields = info_fields(run, prefix)
     known = [field.key for field in fields]
+    old = {*known, *_fields_before(run.file.header, prefix)}
     lengths = {
         name: run.genome_contigs[mapped]
         for name, mapped in run.scan.contigs.items()
@@ -127,12 +141,12 @@ def _write_vcf(
     provenance = f"##{prefix}score=<ID={prefix}score,{','.join(values)}>"
     described = [*run.file.header[:-1], *run.scan.undescribed.values()]
     given = [*described, run.file.header[-1]]
-    header = extended_header(given, fields, lengths, provenance)
+    header = extended_header(given, fields, lengths, provenance, replaced=old)
 
     def lines() -> Iterator[str]:
         for scored in records:
             info = dict(zip(known, _info_values(run, scored), strict=True))
-            yield with_info(scored.record.text, info, known)
+            yield with_info(scored.record.text, info, old)
 
     write_vcf(output, header, lines(), longest=max(lengths.values(), default=0))
 
@@ -167,7 +181,7 @@ def _rows(run: ScoringRun, records: Iterable[ScoredRecord]) -> Iterator[dict[str
                 "allele": allele + 1,
             }
             row |= {name: float(scores[name][allele]) for name in run.columns}
-            yield row | {"skip": skips[allele]}
+            yield row | {"skip": skips[allele] or "."}
 
 
 def _write_tsv(run: ScoringRun, records: Iterable[ScoredRecord], output: Path) -> None:

@@ -6,6 +6,8 @@ expects the alternate allele less than the reference.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -183,11 +185,19 @@ def has_head(model: Any) -> bool:
 
 
 def head_labels(model: Any) -> list[str]:
-    """Names of a head's labels as letters, digits and ``_``; empty for a single one."""
+    """Names of a head's labels as letters, digits and ``_``; empty for a single one.
+
+    Labels that would come out alike, whatever the case, have their numbers behind.
+    """
     if model.config.num_labels == 1:
         return [""]
     labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
-    return ["".join(c if c.isalnum() else "_" for c in label) for label in labels]
+    plain = [re.sub(r"[^A-Za-z0-9_]", "_", label) for label in labels]
+    shared = Counter(name.upper() for name in plain)
+    return [
+        f"{name}_{number}" if shared[name.upper()] > 1 else name
+        for number, name in enumerate(plain)
+    ]
 
 
 def score_alleles(
