@@ -116,6 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         TASKS,
         GenerateJob,
         run_generation,
+        unfinished,
         write_generated,
     )
     from crossdna.analysis.inference import checkpoint_task, load_model
@@ -149,20 +150,20 @@ def run(arguments: argparse.Namespace) -> int:
         precision=execution.precision,
     )
     job = GenerateJob(arguments.model, task, settings, trust, execution)
+    identity = {
+        "version": made_by.version,
+        "model": made_by.fingerprint,
+        "precision": made_by.precision,
+    }
+    size = arguments.batch_size
+    work = output.with_name(f"{output.name}.work")
+    store = unfinished(job, work, identity, size)
     with progress("generating", settings.number, "sequences") as advance:
         found = run_generation(
-            job,
-            output.with_name(f"{output.name}.work"),
-            {
-                "version": made_by.version,
-                "model": made_by.fingerprint,
-                "precision": made_by.precision,
-            },
-            devices=devices,
-            chunk_size=arguments.batch_size,
-            advance=advance,
+            job, store, devices=devices, chunk_size=size, advance=advance
         )
     table = write_generated(found, job, output, made_by._asdict())
+    store.remove()
     print(f"written: {output}, {table}")
     return 0
 
@@ -211,13 +212,14 @@ def _template(arguments: argparse.Namespace) -> str:
 
 
 def _read_template(text: str) -> str:
+    from crossdna.data.fasta import open_lines
     from crossdna.errors import CrossDNAError
 
-    path = Path(text)
-    if path.suffix not in (".fa", ".fasta", ".fna"):
+    if not text.removesuffix(".gz").endswith((".fa", ".fasta", ".fna")):
         return text.upper()
+    path = Path(text)
     # Not read as a genome: there IUPAC letters become N.
-    lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line.strip() for line in open_lines(path)]
     if [line for line in lines if line.startswith(">")] != lines[:1]:
         raise CrossDNAError(f"{path}: a template is a FASTA file with one sequence")
     return "".join(lines[1:]).upper()

@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         strand_average=not arguments.forward_only,
         batch_size=arguments.batch_size,
     )
-    output = claim_output_directory(arguments.output, resume=False)
+    output = claim_output_directory(arguments.output)
     results = []
     with progress("changing", sum(map(len, regions)), "positions") as advance:
         for region in regions:
@@ -133,6 +133,7 @@ def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:
 
 def _write(results: list[Mutagenesis], how: dict[str, Any], output: Path) -> None:
     import json
+    import re
 
     import pyarrow as pa
     from pyarrow import parquet
@@ -152,7 +153,8 @@ def _write(results: list[Mutagenesis], how: dict[str, Any], output: Path) -> Non
     for result in results:
         region = result.region
         for column, name in enumerate(result.columns):
-            stem = f"{region.contig}_{region.start + 1}-{region.end}"
+            contig = re.sub(r"[^\w.:+-]", "_", region.contig)
+            stem = f"{contig}_{region.start + 1}-{region.end}"
             stem += f".{name}" if len(result.columns) > 1 else ""
             title = f"{region}: {name.replace('_', ' ')}"
             figure = mutagenesis_figure(result, title=title, column=column)

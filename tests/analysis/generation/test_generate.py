@@ -1,5 +1,6 @@
 """Generated sequences: constraints, seeds, batches, resumption, every kind of model."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -162,6 +163,9 @@ def test_command_line(checkpoints, tmp_path, capsys):
     assert code == 0
     for text in pl.read_parquet(filled.with_suffix(".parquet"))["sequence"]:
         assert meets(text, Constraints(template="ACGNNNNRT"))
+    (tmp_path / "t.fa.gz").write_bytes(gzip.compress((tmp_path / "t.fa").read_bytes()))
+    assert run("five.fa", "--template", str(tmp_path / "t.fa.gz"))[0] == 0
+    assert (tmp_path / "five.fa").read_text() == filled.read_text()
     for words, message in (
         (["--length", "3", "--contain", "ACGTA"], "would go without contain"),
         (["--template", "NNN", "--length", "3"], "leave out --length"),
@@ -197,6 +201,14 @@ def test_precision_is_said_and_never_mixed(
     capsys.readouterr()
     assert main([*words, "--precision", "bf16"]) != 0
     assert "precision" in capsys.readouterr().err
+    # What cannot be written is not lost.
+    output.unlink()
+    output.mkdir()
+    assert main(words) == 2
+    assert (tmp_path / "some.fa.work").is_dir()
+    output.rmdir()
+    assert sequences() == exact
+    assert not (tmp_path / "some.fa.work").exists()
 
 
 def test_a_classifier_does_not_generate(tiny_checkpoint, tmp_path, capsys):

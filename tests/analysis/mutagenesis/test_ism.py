@@ -141,6 +141,10 @@ def test_command(tiny_checkpoint, genome, tmp_path, capsys):
     assert main(chosen) == 2
     assert "not empty" in capsys.readouterr().err
     assert main([*words[:-1], str(tmp_path / "o"), "--region", "c:0-6"]) == 2
+    (tmp_path / "reads.fa").write_text(">read/1\nACGTACGTACGT\n")
+    words[words.index(str(genome.paths[0]))] = str(tmp_path / "reads.fa")
+    assert main([*words[:-1], str(tmp_path / "r"), "--region", "read/1:2-4"]) == 0
+    assert (tmp_path / "r" / "read_1_2-4.head_LABEL_0.png").exists()
 
 
 def one_hot(ids):

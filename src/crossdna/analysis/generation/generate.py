@@ -182,10 +182,23 @@ def _scores(model: Any, task: Task, ids: NDArray[np.uint8]) -> NDArray[np.float6
     return window_likelihoods(model, windows, settings) / terms
 
 
+def unfinished(
+    job: GenerateJob, work: Path, identity: dict[str, Any], chunk_size: int
+) -> ChunkStore:
+    """Open the folder for finished chunks.
+
+    Parameters
+    ----------
+    identity
+        What else a resumed run must share with the one it continues.
+    """
+    settings = asdict(job.settings)
+    return ChunkStore(work, {**identity, "chunk_size": chunk_size, **settings})
+
+
 def run_generation(
     job: GenerateJob,
-    work: Path,
-    identity: dict[str, Any],
+    store: ChunkStore,
     *,
     devices: Sequence[str],
     chunk_size: int,
@@ -195,15 +208,12 @@ def run_generation(
 
     Parameters
     ----------
-    work
-        Folder for finished chunks; removed in the end.
-    identity
-        What else a resumed run must share with the one it continues.
+    store
+        From `unfinished`.
     chunk_size
         Sequences at a time; changes them by rounding only.
     """
     settings = job.settings
-    store = ChunkStore(work, {**identity, "chunk_size": chunk_size, **asdict(settings)})
     starts = range(0, settings.number, chunk_size)
     chunks = [
         list(range(start, min(start + chunk_size, settings.number))) for start in starts
@@ -216,7 +226,6 @@ def run_generation(
         done=lambda index: advance(len(chunks[index])),
     )
     parts = [store.load(index) for index in range(len(chunks))]
-    store.remove()
     return Generated(
         np.concatenate([part["ids"] for part in parts]),
         np.concatenate([part["scores"] for part in parts]),

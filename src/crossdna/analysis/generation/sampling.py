@@ -39,7 +39,7 @@ class Truncation:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise CrossDNAError(f"temperature must be above 0, got {self.temperature}")
         if self.top_k < 0:
             raise CrossDNAError(f"top_k must be 0 or more, got {self.top_k}")
