@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from crossdna.training import pretrain as module
 from crossdna.training.checkpoints import complete_checkpoints, partial_path
 from crossdna.training.pretrain import pretrain
 from crossdna.training.pretraining_recipe import PretrainRecipe
+from crossdna.training.teacher import Teacher
 from crossdna.training.trainer import NonFiniteLossError
 
 
@@ -285,6 +287,69 @@ def test_resuming_with_another_recipe_is_refused_by_name(make_recipe, tmp_path):
     pretrain(
         make_recipe(train={"lr": 0.001, "log_every": 7}), tmp_path / "run", resume=True
     )
+
+
+def unfinished(folder, after):
+    """Take away what a run did after one of its checkpoints."""
+    (folder / "provenance.json").unlink()
+    for path in complete_checkpoints(folder / "checkpoints"):
+        if int(path.name.split("-")[1]) > after:
+            shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("what", ["DNA", "train regions"])
+def test_other_data_is_refused_on_resumption(make_recipe, toy_genome, tmp_path, what):
+    held = tmp_path / "held.bed"
+    held.write_text("two\t0\t200\tvalid\n")
+    fasta = tmp_path / "own.fa"
+    fasta.write_bytes(toy_genome.read_bytes())
+    genome = {"toy": {"fasta": str(fasta), "heldout": str(held)}}
+    recipe = make_recipe(genome=genome)
+    out = pretrain(recipe, tmp_path / "run")
+    unfinished(out, after=4)
+    if what == "DNA":
+        fasta.write_bytes(toy_genome.read_bytes().replace(b"A", b"C", 1))
+    else:
+        held.write_text("two\t0\t300\tvalid\n")
+    with pytest.raises(CrossDNAError, match=f"genome.toy: its {what}"):
+        pretrain(recipe, out, resume=True)
+
+
+def test_a_resumed_run_saves_as_often_as_it_is_told_now(make_recipe, tmp_path):
+    often = {"save_every": 1, "keep_checkpoints": 9}
+    out = pretrain(make_recipe(), tmp_path / "run")
+    unfinished(out, after=4)
+    pretrain(make_recipe(train=often), out, resume=True)
+    kept = [path.name for path in complete_checkpoints(out / "checkpoints")]
+    assert kept == ["checkpoint-4", "checkpoint-5", "checkpoint-6"]
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(make_recipe, tmp_path):
+    first = pretrain(make_recipe(train={"steps": 2}), tmp_path / "first")
+    recipe = make_recipe(train={"initial": str(first)})
+    whole = pretrain(recipe, tmp_path / "whole")
+    again = pretrain(recipe, tmp_path / "again")
+    unfinished(again, after=4)
+    shutil.rmtree(first)
+    pretrain(recipe, again, resume=True)
+    assert_same_weights(whole, again)
+
+
+def test_teachers_go_where_the_model_goes(make_recipe, tmp_path, monkeypatch):
+    """Copied before transformers moves the model, which a CPU does not show."""
+    moved = []
+    plain = Teacher.to
+    monkeypatch.setattr(
+        Teacher, "to", lambda self, device: moved.append(device) or plain(self, device)
+    )
+    pretrain(make_recipe(train={"steps": 1}), tmp_path / "run")
+    assert moved == [torch.device("cpu")]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_teachers_on_a_gpu(make_recipe, tmp_path):
+    out = pretrain(make_recipe(train={"device": "cuda"}), tmp_path / "run")
+    assert log_rows(out, "loss_semantic")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 RECIPE_NAME = "recipe.toml"
 PROVENANCE_NAME = "provenance.json"
 LOG_NAME = "training_log.jsonl"
+DATA_NAME = "data.json"
 
 
 def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> Path:
@@ -101,12 +103,14 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
     # Weights before the trainer, dropout after it, from seeds of their own.
     set_seed(recipe.train.seed)
     model = new_language_model(model_config(recipe.model, encoding.tokenizer))
-    if recipe.train.initial is not None:
+    checkpoint = next(reversed(complete_checkpoints(output / "checkpoints")), None)
+    if recipe.train.initial is not None and checkpoint is None:
         start_from(model, recipe.train.initial)
     require_reads(model, encoding.train([windows[0]]))
     arguments = _arguments(recipe.train, output / "checkpoints", held_out is not None)
     if arguments.should_save:
         _claim(recipe, output, resume=resume)
+        _claim_data(genomes, output / DATA_NAME)
     arguments.distributed_state.wait_for_everyone()
     if (output / PROVENANCE_NAME).is_file():
         return output
@@ -122,7 +126,6 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
     keep_freed_memory(arguments.device)
     if recipe.train.compile and not arguments.use_cpu:
         compile_layers(model, getattr(trainer.goal, "teacher", None))
-    checkpoint = next(reversed(complete_checkpoints(trainer.folder)), None)
     if checkpoint is not None:
         trainer.load_own_state(checkpoint)
     done = 0 if checkpoint is None else checkpoint_step(checkpoint)
@@ -238,6 +241,32 @@ def _claim(recipe: PretrainRecipe, output: Path, *, resume: bool) -> None:
         handle.write(write_toml(table))
 
 
+def _claim_data(genomes: Sequence[OpenGenome], path: Path) -> None:
+    """Note what is read and held out, or check that it is what the run began with."""
+    now = {g.name: _facts(g) for g in genomes}
+    if not path.is_file():
+        with atomic_open(path) as handle:
+            json.dump(now, handle, indent=1)
+        return
+    begun = json.loads(path.read_text())
+    for name, facts in now.items():
+        for what, value in facts.items():
+            if begun.get(name, {}).get(what) != value:
+                raise CrossDNAError(
+                    f"genome.{name}: its {what} is not that with which the run in "
+                    f"{path.parent} was started; put it back, or start another run"
+                )
+
+
+def _facts(genome: OpenGenome) -> dict[str, str]:
+    """Fingerprints of a genome and of the regions of each split."""
+    facts = {"DNA": genome.genome.fingerprint}
+    for split, regions in genome.regions.items():
+        places = ",".join(map(str, regions))
+        facts[f"{split} regions"] = hashlib.sha256(places.encode()).hexdigest()[:16]
+    return facts
+
+
 def _require_same(new: dict[str, Any], old: dict[str, Any], path: Path) -> None:
     was, now = _flat(old), _flat(new)
     for key in was.keys() | now.keys():
@@ -267,6 +296,14 @@ class FollowModel(TrainerCallback):
     ) -> None:
         """Update, before the step's checkpoint is written."""
         self.objective.after_update(model)
+
+
+class OwnIntervals(TrainerCallback):
+    """Lets a resumed run log and save as often as its recipe says now."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Replace what the checkpoint says of it."""
+        state.compute_steps(args, state.max_steps)
 
 
 class Deadline(TrainerCallback):
@@ -302,6 +339,7 @@ def _add_callbacks(
     trainer: PretrainingTrainer, recipe: PretrainRecipe, output: Path, done: int
 ) -> None:
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(OwnIntervals())
     trainer.add_callback(FollowModel(trainer.goal))
     trainer.add_callback(Deadline(trainer.clock))
     if trainer.args.should_save:

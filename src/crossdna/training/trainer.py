@@ -99,6 +99,10 @@ class PretrainingTrainer(Trainer):
         self.windows, self.held_out = windows, held_out
         self.encoding = encoding
         self.goal, self.settings = objective, settings
+        teacher = getattr(objective, "teacher", None)
+        if teacher is not None:
+            # Copied from the model before that was moved to its device.
+            teacher.to(self.args.device)
         minutes = settings.max_minutes
         self.clock = RunClock(settings.steps, None if minutes is None else 60 * minutes)
         self._watch = FiniteWatch(("loss", "gradient norm"), self.args.device)
@@ -307,6 +311,11 @@ class PretrainingTrainer(Trainer):
             sums += self.encoding.readout(output.logits, batch)
         network.train(was_training)
         nats, bits, right, count = self.accelerator.reduce(sums, "sum").tolist()
+        if not count:
+            raise CrossDNAError(
+                "no base of the validation windows was hidden; raise "
+                "windows.valid_windows or windows.length"
+            )
         values = {
             "loss": nats / count,
             "bits_per_base": bits / count,
