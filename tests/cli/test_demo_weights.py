@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import shutil
 
 import numpy as np
 import pysam
@@ -66,6 +67,28 @@ def model(tmp_path):
     CrossDNAForMaskedLM(config).save_pretrained(folder)
     CrossDNATokenizer().save_pretrained(folder)
     return folder
+
+
+def test_what_was_taken_away_is_made_again(data, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_weights, "PROMOTER", "z:1,101-1,110")
+    output = tmp_path / "demo"
+    words = ["demo", "--model", str(model), "--data", str(data)]
+    assert main([*words, "--output", str(output)]) == 0
+    shutil.rmtree(output / "promoter")
+    (output / "variants.vcf.gz").unlink()
+    assert main([*words, "--output", str(output)]) == 0
+    assert (output / "promoter" / "ism.parquet").exists()
+    assert (output / "variants.vcf.gz").exists()
+
+
+def test_options_of_the_other_demonstration_are_refused(data, tmp_path, capsys):
+    end = ["--output", str(tmp_path / "demo")]
+    assert main(["demo", "--locus", "z:1-9", *end]) == 2
+    assert "belong to a recipe" in capsys.readouterr().err
+    (tmp_path / "x.toml").touch()
+    recipe = str(tmp_path / "x.toml")
+    assert main(["demo", recipe, "--model", "crossdna-tiny", *end]) == 2
+    assert "without a recipe" in capsys.readouterr().err
 
 
 def test_everything_ends_in_one_page(data, model, tmp_path, monkeypatch, capsys):

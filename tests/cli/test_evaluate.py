@@ -121,6 +121,27 @@ def test_bad_input_is_an_error_and_writes_nothing(toy, tmp_path, capsys, more, m
     assert not left.exists() or not list(left.iterdir())
 
 
+def test_a_part_of_a_genome_of_one_contig(toy, tmp_path, capsys):
+    """The rest of the contig is what baselines learn from."""
+    (tmp_path / "one.fa").write_text(
+        "".join((toy / "genome.fa").read_text().splitlines(keepends=True)[:2])
+    )
+    more = ("--chromosomes", "train:1-4000", "--annotation", str(tmp_path / "a.gff"))
+    (tmp_path / "a.gff").write_text("train\tx\tgene\t1\t9\t.\t+\t.\tID=a\n")
+    options = ("--genome", str(tmp_path / "one.fa"), *more)
+    assert evaluate(toy, tmp_path / "found", *options) == 0
+    table = json.loads((tmp_path / "found" / "evaluation.json").read_text())
+    assert table["train"] == "train:4001-20000"
+    assert "has nothing on" not in capsys.readouterr().err
+
+
+def test_contigs_without_annotation_are_named(toy, tmp_path, capsys):
+    (tmp_path / "a.gff").write_text("train\tx\tgene\t1\t9\t.\t+\t.\tID=a\n")
+    more = ("--annotation", str(tmp_path / "a.gff"))
+    assert evaluate(toy, tmp_path / "found", *more) == 0
+    assert "a.gff has nothing on test" in capsys.readouterr().err
+
+
 def test_a_full_output_directory_is_left_alone(toy, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert evaluate(toy, tmp_path) == 2

@@ -67,6 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what has not been done, and write the report."""
     if arguments.recipe is None:
         from crossdna.cli import demo_weights
+        from crossdna.errors import CrossDNAError
+
+        if arguments.annotation or arguments.locus or arguments.overrides:
+            raise CrossDNAError(
+                "--annotation, --locus and --set belong to a recipe; name it first"
+            )
 
         return demo_weights.run(arguments)
     return _pretrained(arguments)
@@ -82,12 +88,15 @@ def _pretrained(arguments: argparse.Namespace) -> int:
     from crossdna.training.pretrain import pretrain
     from crossdna.training.pretraining_recipe import PretrainRecipe
 
+    if arguments.model is not None:
+        raise CrossDNAError("--model is for the demonstration without a recipe")
     if arguments.annotation is None or arguments.locus is None:
         raise CrossDNAError("with a recipe, --annotation and --locus are needed, too")
     recipe = read_recipe(arguments.recipe, PretrainRecipe, arguments.overrides)
     # All input is read before the minutes of training, so that mistakes show at once.
     data = _read_data(arguments, recipe)
     settings = _settings(arguments, recipe)
+    _require_masked(recipe)
     output = arguments.output
     model = pretrain(recipe, output / "model", resume=True)
     analyse(model, output, data, settings, progress=progress)
@@ -96,6 +105,18 @@ def _pretrained(arguments: argparse.Namespace) -> int:
     report = write_report(output, commands)
     print(f"written: {report}")
     return 0
+
+
+def _require_masked(recipe: PretrainRecipe) -> None:
+    """Refuse what the demonstration cannot ask about, before it is trained."""
+    from crossdna.errors import CrossDNAError
+    from crossdna.models.building import objective_of
+
+    if objective_of(recipe.model["type"]) != "masked" or recipe.tokenizer is not None:
+        raise CrossDNAError(
+            "the demonstration asks for hidden bases: it takes a recipe of a masked "
+            "model that reads single bases"
+        )
 
 
 def _read_data(arguments: argparse.Namespace, recipe: PretrainRecipe) -> DemoData:
@@ -152,12 +173,15 @@ def _next_commands(
     arguments: argparse.Namespace, recipe: PretrainRecipe, held_out: str
 ) -> str:
     """Lines to type: train longer, measure on more, use from Python."""
+    import shlex
+
     genome = next(iter(recipe.genome.values()))
     several = (genome.fasta,) if isinstance(genome.fasta, Path) else genome.fasta
-    fasta = " ".join(str(path) for path in several)
-    longer = f"--set train.steps={20 * recipe.train.steps}"
+    fasta = shlex.join(map(str, several))
+    changes = [*arguments.overrides, f"train.steps={20 * recipe.train.steps}"]
     if recipe.train.max_minutes is not None:
-        longer += f" --set train.max_minutes={20 * recipe.train.max_minutes:g}"
+        changes.append(f"train.max_minutes={20 * recipe.train.max_minutes:g}")
+    longer = " ".join(f"--set {shlex.quote(change)}" for change in changes)
     model = arguments.output / "model"
     return f"""\
 # train twenty times longer (on a GPU it is found by itself)

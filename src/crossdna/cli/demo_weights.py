@@ -15,6 +15,12 @@ MODEL: Final = "crossdna-small"
 # The promoter of prodynorphin: its TSS is base 974,703 of the file, strand -.
 PROMOTER: Final = "z:974,684-974,803"
 PLACE: Final = "the promoter of PDYN (chr20:1,974,684-1,974,803, hg19, strand -)"
+PRODUCTS: Final = {
+    "finetune": ("promoters/metrics.json", "promoters/predictions.parquet"),
+    "score": ("variants.vcf.gz",),
+    "ism": ("promoter/ism.parquet",),
+}
+"""What each verb leaves in the output directory."""
 CONTIG: Final = "Contig z of the demo's files is chr20:1,000,001-2,000,000 of hg19."
 
 
@@ -77,7 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
         fresh = output / "promoter" if words[0] == "ism" else None
         print(f"crossdna {shlex.join(words)}", flush=True)
         work = step(words, fresh)
-        run_stage(records[deed], {**inputs, "command": words}, [], work)
+        # From the record's folder.
+        made = [f"../../{name}" for name in PRODUCTS[words[0]]]
+        run_stage(records[deed], {**inputs, "command": words}, made, work)
     picture = next((output / "promoter").glob("*.png"))
     steps = Steps(
         model=Path(name).name,

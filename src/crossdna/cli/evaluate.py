@@ -107,6 +107,9 @@ def run(arguments: argparse.Namespace) -> int:
     annotation = (
         Annotation.read(arguments.annotation, genome) if arguments.annotation else None
     )
+    for contig in dict.fromkeys(region.contig for region in split.held_out):
+        if annotation is not None and not annotation.annotates(contig):
+            _warn(f"{arguments.annotation} has nothing on {contig}: all intergenic")
     task = checkpoint_task(
         arguments.model, trust_remote_code=arguments.trust_remote_code
     )
@@ -131,6 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _warn(text: str) -> None:
+    import sys
+
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def read_split(arguments: argparse.Namespace, genome: Genome) -> Split:
     """Regions that the options of `add_split_arguments` name."""
     from crossdna.analysis.evaluation.run import Split
@@ -146,7 +155,8 @@ def read_split(arguments: argparse.Namespace, genome: Genome) -> Split:
     if not train:
         held = {region.contig for region in held_out}
         others = {n: size for n, size in genome.contigs.items() if n not in held}
-        train = complement([], others)
+        # A genome of one contig is taken apart by regions.
+        train = complement([], others) or complement(held_out, genome.contigs)
     return Split(train, held_out)
 
 

@@ -116,6 +116,10 @@ class Annotation:
         layers = {contig: _sorted_layers(found) for contig, found in features.items()}
         return cls(genome, foreign, layers)
 
+    def annotates(self, contig: str) -> bool:
+        """Whether the file has features on a contig of the genome."""
+        return contig in self._layers
+
     def class_track(
         self, contig: str, start: int = 0, end: int | None = None
     ) -> ClassTrack:

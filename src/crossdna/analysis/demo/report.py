@@ -336,16 +336,22 @@ def _locus_section(files: DemoFiles) -> Section:
 
 def _block_note(files: DemoFiles) -> str:
     """Say where the model's blocks meet, which a reader might take for biology."""
-    block = tomllib.loads(files.recipe)["model"].get("block_size")
+    model = tomllib.loads(files.recipe)["model"]
+    block = model.get("block_size")
     if block is None:
         return ""
     start, window = files.locus["window_start_1_based"], files.locus["window"]
     edges = [f"{start + offset:,}" for offset in range(block, window, block)]
     if not edges:
         return ""
+    what = (
+        "The two branches of the model swap strands"
+        if model.get("swap_strands")
+        else "The two branches of the model meet block by block,"
+    )
     return (
-        f" The two branches of the model swap strands every {block} bases, here at "
-        f"{', '.join(edges)}: a step there belongs to the model, not to the genome."
+        f" {what} every {block} bases, here at {', '.join(edges)}: a step there "
+        "belongs to the model, not to the genome."
     )
 
 
