@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 
 from crossdna import alphabet
+from crossdna.data import labelled
 from crossdna.data.genome import Genome
 from crossdna.data.labelled_inputs import InputOptions, read_inputs
 from crossdna.data.sequence_tables import read_sequences
+from crossdna.data.table_files import write_table
 from crossdna.errors import CrossDNAError
 
 ROWS = [("ACGTACGTAC", "1"), ("GGGTTTAAAC", "0"), ("ttttnnnnac", "1")]
@@ -93,8 +95,38 @@ def test_one_fasta_per_class(tmp_path):
     first = write(tmp_path / "enhancer.fa", ">a\nACGT\n>b\nAAAA\n")
     second = write(tmp_path / "x.fa.gz", ">c\nCCCC\n")
     table = read_inputs([first, f"other={second}"], InputOptions())
-    assert table.columns["file"].to_list() == ["enhancer", "enhancer", "other"]
+    assert table.columns["class_of_file"].to_list() == ["enhancer", "enhancer", "other"]
     assert table.columns["id"].to_list() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_tables_with_labels_are_parts_of_one(tmp_path, suffix):
+    parts = []
+    for number, (sequence, label) in enumerate(ROWS):
+        part = pl.DataFrame({"sequence": [sequence], "label": [label]})
+        parts.append(tmp_path / f"part{number}.{suffix}")
+        write_table(part, parts[-1])
+    table = read_inputs(parts, InputOptions())
+    assert table.columns.rows() == ROWS
+    assert table.places[2].startswith(f"{parts[2]}:")
+    names = [f"c{number}={path}" for number, path in enumerate(parts)]
+    classes = read_inputs(names, InputOptions())
+    assert classes.columns["class_of_file"].to_list() == ["c0", "c1", "c2"]
+    assert labelled.find_label_columns(classes) == ("class_of_file",)
+
+
+def test_tables_of_sequences_alone_are_a_class_each(tmp_path):
+    first = write(tmp_path / "yes.csv", "sequence,chrom\nACGT,1\n")
+    second = write(tmp_path / "no.csv", "sequence,chrom\nCCCC,2\n")
+    table = read_inputs([first, second], InputOptions())
+    assert table.columns["class_of_file"].to_list() == ["yes", "no"]
+
+
+def test_parts_with_different_columns(tmp_path):
+    first = write(tmp_path / "a.csv", "sequence,label\nACGT,1\n")
+    second = write(tmp_path / "b.csv", "sequence,y\nCCCC,2\n")
+    with pytest.raises(CrossDNAError, match=r"b\.csv and .*a\.csv have different col"):
+        read_inputs([first, second], InputOptions())
 
 
 def test_names_that_are_places(tmp_path):

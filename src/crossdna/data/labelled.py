@@ -106,28 +106,33 @@ def find_label_columns(
             )
     if wanted:
         return tuple(wanted)
+    candidates = label_candidates(table)
+    if len(candidates) == 1:
+        return tuple(candidates)
+    raise CrossDNAError(
+        f"{table.source}: which column holds the labels? Name it with --label-column "
+        f"(columns: {', '.join(columns)}), or give files of one class each as NAME=FILE"
+    )
+
+
+def label_candidates(table: SequenceTable) -> list[str]:
+    """Columns that may hold the labels: by their names, else whatever is left over."""
+    columns = table.columns.columns
     if tables.COLUMN_OF_CLASS in columns:
-        return (tables.COLUMN_OF_CLASS,)
-    named = [name for name in columns if name.lower() in LABEL_NAMES]
-    if len(named) == 1:
-        return (named[0],)
+        return [tables.COLUMN_OF_CLASS]
+    if named := [name for name in columns if name.lower() in LABEL_NAMES]:
+        return named
     if columns[:3] == list(tables.BED_COLUMNS[:3]) and "name" in columns:
-        return ("name",)
+        return ["name"]
     known = (
         *tables.CONTIG_NAMES, *tables.START_NAMES, *tables.END_NAMES, *SPLIT_NAMES,
         "strand", "id", "name",
     )  # fmt: skip
-    left = [
+    return [
         name
         for name in columns
         if name != table.sequence_column and name.lower() not in known
     ]
-    if len(named or left) == 1:
-        return tuple(named or left)
-    raise CrossDNAError(
-        f"{table.source}: which column holds the labels? Name it with --label-column "
-        f"(columns: {', '.join(columns)})"
-    )
 
 
 def with_header_labels(table: SequenceTable) -> SequenceTable:

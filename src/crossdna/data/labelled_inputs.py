@@ -61,9 +61,11 @@ class Sets(NamedTuple):
 
 
 def read_inputs(paths: Sequence[str | Path], options: InputOptions) -> SequenceTable:
-    """Read one file, or several FASTA files of one class each.
+    """Read one file, the parts of one table, or files of one class each.
 
-    A class is called as in ``NAME=FILE``, or else as the file.
+    Several CSV, TSV or Parquet files with labels in a column are parts of one table.
+    Files with names (``NAME=FILE``) are one class each, and so are, called as the file,
+    FASTA and BED files and tables in which no column may hold labels.
     """
     named = [split_named(str(path)) for path in paths]
     read = [
@@ -72,15 +74,23 @@ def read_inputs(paths: Sequence[str | Path], options: InputOptions) -> SequenceT
         )
         for _, path in named
     ]
-    if len(read) > 1 or named[0][0] is not None:
+    has_names = any(name is not None for name, _ in named)
+    if has_names or (len(read) > 1 and _are_classes(read[0], options)):
         names = [name or _stem(path) for name, path in named]
-        return tables.concatenate(read, names)
-    table = read[0]
+        return tables.concatenate_classes(read, names)
+    table = tables.concatenate(read) if len(read) > 1 else read[0]
     if options.features:
         return table
     if table.columns.columns == ["id", "description"]:
         return labelled.with_header_labels(table)
     return table
+
+
+def _are_classes(table: SequenceTable, options: InputOptions) -> bool:
+    """Whether several files like this one, without names, are one class each."""
+    if options.label_columns or options.features:
+        return False
+    return table.sequence_column is None or not labelled.label_candidates(table)
 
 
 def _stem(path: Path) -> str:

@@ -36,8 +36,11 @@ LOCUS_NAMES: Final = ("name", "id", "region", "locus")
 """Columns that may hold places such as chr1:100-200."""
 END_NAMES: Final = ("end", "chromend", "chrom_end", "stop")
 BED_COLUMNS: Final = ("contig", "start", "end", "name", "score", "strand")
-COLUMN_OF_CLASS: Final = "file"
-"""Column that says which of several FASTA files, one per class, a row is from."""
+COLUMN_OF_CLASS: Final = "class_of_file"
+"""Column that says which of several files, one per class, a row is from.
+
+Nobody's own column is called so: a column ``file`` (a plate, a lane) is no class.
+"""
 
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 _OTHER_DELIMITERS: Final = ("\t", ";", ",")
@@ -210,7 +213,7 @@ def read_bed_table(path: Path, genome: Genome | None) -> SequenceTable:
     )
 
 
-def concatenate(
+def concatenate_classes(
     tables: Sequence[SequenceTable], classes: Sequence[str]
 ) -> SequenceTable:
     """Put tables (one per class) below each other, with the class in a new column.
@@ -224,16 +227,29 @@ def concatenate(
         raise CrossDNAError(f"classes named twice: {', '.join(classes)}")
     parts = []
     for table, name in zip(tables, classes, strict=True):
+        column = pl.lit(name).alias(COLUMN_OF_CLASS)
+        parts.append(replace(table, columns=table.columns.with_columns(column)))
+    return concatenate(parts)
+
+
+def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
+    """Put the parts of one table below each other.
+
+    Raises
+    ------
+    CrossDNAError
+        Tables with different columns.
+    """
+    for table in tables:
         if table.columns.columns != tables[0].columns.columns:
             raise CrossDNAError(
                 f"{table.source} and {tables[0].source} have different columns"
             )
-        parts.append(table.columns.with_columns(pl.lit(name).alias(COLUMN_OF_CLASS)))
     located = [table.regions for table in tables if table.regions is not None]
     return SequenceTable(
         source=", ".join(table.source for table in tables),
         ids=tuple(ids for table in tables for ids in table.ids),
-        columns=pl.concat(parts),
+        columns=pl.concat(table.columns for table in tables),
         places=tuple(place for table in tables for place in table.places),
         sequence_column=tables[0].sequence_column,
         regions=tuple(region for part in located for region in part)
