@@ -156,6 +156,71 @@ def test_split_column_and_files(tmp_path):
     assert [len(part) for part in files.named().values()] == [6, 2, 2]
 
 
+def split_of(tmp_path, **columns):
+    """Row numbers of each split, of a set whose rows differ in nothing else."""
+    count = len(next(iter(columns.values())))
+    columns = {"row": list(range(count)), **columns, "label": [0, 1] * (count // 2)}
+    table_of(tmp_path, columns)
+    options = InputOptions(similarity=1.0)
+    sets = read_sets([tmp_path / "x.csv"], [], [], options)
+    rows = {
+        name: [int(row) for row in part.table.columns["row"]]
+        for name, part in sets.named().items()
+    }
+    return sets.how, rows
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("Train", "Val", "Test"),
+        ("train ", " dev", "test"),
+        ("training", "eval", "TEST"),
+        ("train", "validation", "test"),
+    ],
+)
+def test_spellings_of_splits(tmp_path, words):
+    how, rows = split_of(tmp_path, split=[word for word in words for _ in range(2)])
+    assert how == "column"
+    assert rows == {"train": [0, 1], "valid": [2, 3], "test": [4, 5]}
+
+
+def test_folds_do_not_hide_a_split(tmp_path):
+    words = ["test", "test", "train", "train", "valid", "valid"]
+    _, rows = split_of(tmp_path, fold=[0, 1, 2, 0, 1, 2], split=words)
+    assert rows == {"train": [2, 3], "valid": [4, 5], "test": [0, 1]}
+    # A column that does not fit is no matter where another one does.
+    _, rows = split_of(tmp_path, set=["test", *"abcde"], split=words)
+    assert rows["train"] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [("", "nothing in column 'split'"), ("hold-out", "'hold-out' in column 'split'")],
+)
+def test_a_split_column_with_other_words(tmp_path, word, message):
+    words = ["train", "train", "valid", word, "test", "test"]
+    with pytest.raises(CrossDNAError, match=rf"x\.csv:5: {message}, which says train"):
+        split_of(tmp_path, split=words)
+
+
+def test_what_a_split_column_lacks_is_split_off_train(tmp_path):
+    for word, missing in (("test", "valid"), ("dev", "test")):
+        words = ["train"] * 40 + [word] * 10
+        how, rows = split_of(tmp_path, split=words)
+        assert how == f"column ({missing}: similarity)"
+        assert len(rows[missing]) > 0
+        assert sorted(rows["train"] + rows[missing]) == list(range(40))
+    with pytest.raises(CrossDNAError, match="column 'split' marks no row as train"):
+        split_of(tmp_path, split=["dev", "test"])
+
+
+def test_one_word_parts_nothing(tmp_path):
+    how, rows = split_of(tmp_path, split=["train"] * 50)
+    assert how == "similarity"
+    assert sum(map(len, rows.values())) == 50
+
+
 def test_class_strata_of_quantities(tmp_path):
     values = np.arange(100) / 7
     table = table_of(tmp_path, {"label": values.tolist()})
