@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from crossdna import alphabet
 from crossdna.data import labelled
 from crossdna.data.base_labels import Feature, add_base_labels, read_features
 from crossdna.data.genome import Genome
@@ -127,6 +128,8 @@ def test_base_labels_from_features(tmp_path):
     table = read_sequences(tmp_path / "r.bed", genome=genome)
     found = add_base_labels(table, features)
     assert found.names == {"-": "none", "A": "CDS", "B": "exon"}
+    again = add_base_labels(table, features[::-1], found.names)
+    assert again.table.columns["base_labels"].to_list()[1] == "------B"
     assert found.table.columns["base_labels"].to_list() == ["--BBAB----", "------B"]
     task = labelled.detect_task(found.table, ("base_labels",))
     labels = labelled.label(found.table, task).labels
@@ -135,6 +138,53 @@ def test_base_labels_from_features(tmp_path):
     (tmp_path / "bad.gff").write_text("c1\t.\texon\tx\t6\n")
     with pytest.raises(CrossDNAError, match=r"bad\.gff:1: 'x' and '6' must be whole"):
         read_features(tmp_path / "bad.gff")
+
+
+def test_base_labels_are_the_same_whatever_says_the_place(tmp_path, rng):
+    letters = "".join(rng.choice(list("ACGT"), 200))
+    turned = alphabet.decode(alphabet.reverse_complement(alphabet.encode(letters)))
+    one, other = turned[-50:-20], letters[100:140]
+    files = {
+        "r.bed": "c1\t20\t50\tx\t0\t-\nc1\t100\t140\ty\t0\t+\n",
+        "bedtools.fa": f">c1:20-50(-)\n{one}\n>c1:100-140(+)\n{other}\n",
+        "samtools.fa": f">c1:21-50/rc\n{one}\n>c1:101-140\n{other}\n",
+        "r.csv": "sequence,chrom,start,end,strand\n"
+        f"{one},c1,20,50,-\n{other},c1,100,140,+\n",
+        "names.csv": f"sequence,id,strand\n{one},c1:20-50,-\n{other},c1:100-140,+\n",
+    }
+    (tmp_path / "g.fa").write_text(f">c1\n{letters}\n")
+    genome = Genome.open(tmp_path / "g.fa", cache=tmp_path)
+    features = [Feature("c1", 22, 25, "site"), Feature("c1", 110, 120, "site")]
+    found = {}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        table = read_sequences(tmp_path / name, genome=genome)
+        labels = add_base_labels(table, features).table.columns["base_labels"]
+        found[name] = labels.to_list()
+    expected = ["-" * 25 + "AAA" + "-" * 2, "-" * 10 + "A" * 10 + "-" * 20]
+    assert found == dict.fromkeys(files, expected)
+
+
+def test_base_labels_of_uncertain_places_are_refused(tmp_path):
+    (tmp_path / "x.fa").write_text(">c1:20-24\nACGT\n>c1:30-35\nACGT\n")
+    table = read_sequences(tmp_path / "x.fa")
+    with pytest.raises(CrossDNAError, match=r"x\.fa:3: .*not as long.*give BED"):
+        add_base_labels(table, [Feature("c1", 21, 22, "site")])
+
+
+def test_kinds_of_base_labels_are_called_by_their_names(tmp_path):
+    (tmp_path / "x.fa").write_text(">chr1:20-24\nACGT\n")
+    (tmp_path / "t.fa").write_text(">chr1:40-44\nACGT\n")
+    train, test = (read_sequences(tmp_path / name) for name in ("x.fa", "t.fa"))
+    exon, cds = Feature("chr1", 21, 22, "exon"), Feature("chr1", 42, 43, "CDS")
+    names = add_base_labels(train, [exon, cds]).names
+    assert sorted(names.values()) == ["exon", "none"]
+    with pytest.raises(CrossDNAError, match=r"t\.fa:1: bases of kind 'CDS' do not occ"):
+        add_base_labels(test, [exon, cds], names)
+    with pytest.raises(CrossDNAError, match=r"one kind \(none\); features must cover"):
+        add_base_labels(train, [cds])
+    with pytest.raises(CrossDNAError, match=r"regions lie on chr1, the features on 1:"):
+        add_base_labels(train, [exon._replace(contig="1")])
 
 
 def test_split_column_and_files(tmp_path):

@@ -140,6 +140,38 @@ def test_names_that_are_places(tmp_path):
     assert read_sequences(other).regions is None
 
 
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (("chr1:10-14(-)", "chr1:20-24(+)"), [(10, 14, "-"), (20, 24, "+")]),
+        (("chr1:11-14/rc", "chr1:21-24"), [(10, 14, "-"), (20, 24, "+")]),
+        (("chr1:11-14:-", "chr1:1-4:*"), [(10, 14, "-"), (0, 4, "+")]),
+        # One row that does not fit: nobody knows how the others count.
+        (("chr1:11-14", "chr1:21-25"), [(11, 14, "+"), (21, 25, "+")]),
+    ],
+    ids=["bedtools", "samtools", "R", "unknown"],
+)
+def test_strand_and_first_base_of_names(tmp_path, names, places):
+    text = "".join(f">{name}\nACGT\n" for name in names)
+    regions = read_sequences(write(tmp_path / "x.fa", text)).regions
+    assert [(r.start, r.end, r.strand) for r in regions] == places
+
+
+def test_strand_column(tmp_path):
+    text = "sequence,chrom,start,end,strand\nACGT,1,0,4,-1\nACGT,1,8,12,.\n"
+    regions = read_sequences(write(tmp_path / "x.csv", text)).regions
+    assert [(r.start, r.strand) for r in regions] == [(0, "-"), (8, "+")]
+    text = "sequence,name,strand\nACGT,1:1-4,-\nACGT,1:9-12,+\n"
+    regions = read_sequences(write(tmp_path / "x.csv", text)).regions
+    assert [(r.start, r.strand) for r in regions] == [(0, "-"), (8, "+")]
+    text = text.replace("+", "watson")
+    with pytest.raises(CrossDNAError, match=r"x\.csv:3: 'watson' in column 'strand'"):
+        read_sequences(write(tmp_path / "x.csv", text))
+    # Without places the column is nobody's business.
+    text = text.replace("name", "note")
+    assert read_sequences(write(tmp_path / "y.csv", text)).regions is None
+
+
 def test_a_column_of_places(tmp_path):
     text = "sequence,name\nACGT,chr1:10-14\nACGT,chr2_5_9\n"
     regions = read_sequences(write(tmp_path / "x.csv", text)).regions
