@@ -1,6 +1,7 @@
 """Tasks found from labels, labels as numbers, and what is refused."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from crossdna import alphabet
@@ -41,6 +42,10 @@ def detect(tmp_path, values, kind="auto", **more):
         ([0, 1, 1], "binary", ("0", "1")),
         (["True", "false", "TRUE"], "binary", ("0", "1")),
         (["pos", "neg"], "binary", ("neg", "pos")),
+        (["none", "some"], "binary", ("none", "some")),
+        ([0, 1, "0.0", "1.", "+1", "-0"], "binary", ("0", "1")),
+        (["-1.0", 1, "2.0", 2], "multiclass", ("-1", "1", "2")),
+        (["00000011", "10100000"], "per-base", ("0", "1")),
         ([10, 9, 2], "multiclass", ("2", "9", "10")),
         (["a", "c", "b"], "multiclass", ("a", "b", "c")),
         ([0.5, 1.5, 2.25], "regression", ()),
@@ -58,6 +63,10 @@ def test_several_columns(tmp_path):
     task = labelled.detect_task(flags, ("a", "b"))
     assert (task.kind, task.outputs) == ("multilabel", 2)
     assert labelled.label(flags, task).labels.tolist() == [[0, 1], [1, 1], [0, 0]]
+    flags = table_of(tmp_path, {"a": ["0.0", "1.0", 0], "b": ["True", "true", "False"]})
+    task = labelled.detect_task(flags, ("a", "b"))
+    assert task.kind == "multilabel"
+    assert labelled.label(flags, task).labels.tolist() == [[0, 1], [1, 1], [0, 0]]
     numbers = table_of(tmp_path, {"a": [0, 2.5, 0], "b": [1, 1, 0]})
     task = labelled.detect_task(numbers, ("a", "b"))
     assert (task.kind, task.names) == ("regression", ("a", "b"))
@@ -67,6 +76,8 @@ def test_positive_class_can_be_named(tmp_path):
     assert detect(tmp_path, ["TATA", "other"]).classes == ("TATA", "other")
     task = detect(tmp_path, ["TATA", "other"], positive="TATA")
     assert task.classes == ("other", "TATA")
+    assert detect(tmp_path, ["True", "False"], positive="False").classes == ("1", "0")
+    assert detect(tmp_path, [0, 1], positive="0.0").classes == ("1", "0")
     with pytest.raises(CrossDNAError, match="'no' is not one of two classes"):
         detect(tmp_path, ["TATA", "other"], positive="no")
 
@@ -77,7 +88,10 @@ def test_positive_class_can_be_named(tmp_path):
         ([1, "x", 3, 4], "auto", r"x\.csv:3: label 'x'.* is text, unlike"),
         (["x", "y", "z", 4], "auto", r"x\.csv:5: label '4'.* is a number, unlike"),
         ([1.5, "high", 2], "regression", r"x\.csv:3: label 'high'.*not a number"),
-        ([1.5, "nan", 2], "regression", r"x\.csv:3: label 'nan'.*not a number"),
+        ([1.5, "nan", 2], "regression", r"x\.csv:3: label 'nan'.*missing value"),
+        ([1, 0, "NA"], "auto", r"x\.csv:4: label 'NA'.*missing value"),
+        (["up", "N/A", "down"], "multiclass", r"x\.csv:3: label 'N/A'.*missing"),
+        (["1.0", "NaN"], "auto", r"x\.csv:3: label 'NaN'.*missing value"),
         ([1, 1, 1], "auto", r"column 'label' holds one class only \(1\)"),
         ([0.5, 0.5], "regression", r"all 2 labels.*nothing to learn"),
         ([1, "", 0], "auto", r"x\.csv:3: no label in column 'label'"),
@@ -92,6 +106,19 @@ def test_positive_class_can_be_named(tmp_path):
 def test_bad_labels(tmp_path, values, kind, message):
     with pytest.raises(CrossDNAError, match=message):
         detect(tmp_path, values, kind)
+
+
+def test_whole_numbers_are_the_same_classes_in_every_file(tmp_path):
+    task = detect(tmp_path, ["0.0", "1.0"])
+    data = labelled.label(table_of(tmp_path, {"label": [1, 0, "+1"]}), task)
+    assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_lists_are_no_labels(tmp_path):
+    path = tmp_path / "x.parquet"
+    pl.DataFrame({"sequence": ["ACGT"], "label": [[0, 1, 1, 0]]}).write_parquet(path)
+    with pytest.raises(CrossDNAError, match=r"column 'label' holds no numbers or text"):
+        labelled.detect_task(read_sequences(path), ("label",))
 
 
 def test_unknown_class_in_another_file(tmp_path):

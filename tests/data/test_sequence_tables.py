@@ -122,6 +122,16 @@ def test_tables_of_sequences_alone_are_a_class_each(tmp_path):
     assert table.columns["class_of_file"].to_list() == ["yes", "no"]
 
 
+def test_parquet_files_with_other_types_of_one_column(tmp_path):
+    whole, broken, listed = (tmp_path / f"{name}.parquet" for name in "abc")
+    for path, value in ((whole, 1), (broken, 1.5), (listed, [1])):
+        pl.DataFrame({"sequence": ["ACGT"], "gc": [value]}).write_parquet(path)
+    table = read_inputs([f"x={whole}", f"y={broken}"], InputOptions())
+    assert table.columns["gc"].to_list() == [1.0, 1.5]
+    with pytest.raises(CrossDNAError, match=r"a\.parquet.*one kind of values here"):
+        read_inputs([f"x={whole}", f"y={listed}"], InputOptions())
+
+
 def test_parts_with_different_columns(tmp_path):
     first = write(tmp_path / "a.csv", "sequence,label\nACGT,1\n")
     second = write(tmp_path / "b.csv", "sequence,y\nCCCC,2\n")

@@ -244,18 +244,25 @@ def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
     Raises
     ------
     CrossDNAError
-        Tables with different columns.
+        Tables with different columns, or whose columns do not go together.
     """
+    source = ", ".join(table.source for table in tables)
     for table in tables:
         if table.columns.columns != tables[0].columns.columns:
             raise CrossDNAError(
                 f"{table.source} and {tables[0].source} have different columns"
             )
+    try:
+        columns = pl.concat((t.columns for t in tables), how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise CrossDNAError(
+            f"{source}: a column has one kind of values here and another there: {error}"
+        ) from None
     located = [table.regions for table in tables if table.regions is not None]
     return SequenceTable(
-        source=", ".join(table.source for table in tables),
+        source=source,
         ids=tuple(ids for table in tables for ids in table.ids),
-        columns=pl.concat(table.columns for table in tables),
+        columns=columns,
         places=tuple(place for table in tables for place in table.places),
         sequence_column=tables[0].sequence_column,
         regions=tuple(region for part in located for region in part)
