@@ -1,5 +1,6 @@
 """Tables of sequences: every kind of file, columns kept, errors with file and line."""
 
+import csv
 import gzip
 
 import numpy as np
@@ -69,6 +70,32 @@ def test_parquet_keeps_types(tmp_path):
     table = read_sequences(path)
     assert table.columns["y"].dtype == pl.Float64
     assert table.places[1] == f"{path}: row 2"
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["ACGTACGT", "CCCCCCCC"])])
+def test_text_in_categories(tmp_path, kind):
+    column = pl.Series(["CCCCCCCC", "ACGTACGT", "CCCCCCCC"]).cast(kind)
+    for name in ("sequence", "by content"):
+        pl.DataFrame({name: column}).write_parquet(tmp_path / "x.parquet")
+        table = read_sequences(tmp_path / "x.parquet")
+        assert letters(table) == column.to_list()
+
+
+def test_sequences_longer_than_csv_takes_by_itself(tmp_path):
+    text = f"sequence,label\n{'ACGT' * 40_000},1\n"
+    before = csv.field_size_limit()
+    assert read_sequences(write(tmp_path / "x.csv", text)).lengths.tolist() == [160_000]
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("end", ["\n", "\n  \n\n", ",\n,\n", "\r\n"])
+def test_empty_lines_at_the_end_are_no_rows(tmp_path, end):
+    text = "sequence,label\nACGT,1\nCCCC,0\n"
+    table = read_sequences(write(tmp_path / "x.csv", text + end))
+    assert letters(table) == ["ACGT", "CCCC"]
+    assert len(table.columns) == 2
+    with pytest.raises(CrossDNAError, match=r"x\.csv:4: empty row"):
+        read_sequences(write(tmp_path / "x.csv", text + end + "GGGG,1\n"))
 
 
 def test_sequence_column_by_content(tmp_path):

@@ -23,7 +23,7 @@ from crossdna.data.regions import Region, check_region
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +45,8 @@ Nobody's own column is called so: a column ``file`` (a plate, a lane) is no clas
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 _OTHER_DELIMITERS: Final = ("\t", ";", ",")
 """What may stand between the fields of a file whose name promises something else."""
+_FIELD_LIMIT: Final = 2**31 - 1
+"""Letters in one field of a text table: the most that csv takes on every system."""
 _FASTA: Final = (".fa", ".fasta", ".fna", ".fas")
 _LOCUS: Final = re.compile(
     r"(?P<contig>chr[^\s:_]+(?=_\d+_)|[^\s:]+(?=:))[:_](?P<start>\d+)[-_](?P<end>\d+)"
@@ -346,30 +348,44 @@ def _read_delimited(path: Path, delimiter: str) -> tuple[pl.DataFrame, tuple[str
     lines = open_lines(path)
     first = next(lines, "")
     delimiter = _delimiter_of(first, delimiter)
-    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] = []
     rows, places = [], []
-    try:
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if not header:
-                header = _header(row, where)
-            elif not any(field.strip() for field in row):
-                raise CrossDNAError(f"{where}: empty row")
-            elif len(row) != len(header):
-                raise CrossDNAError(
-                    f"{where}: {len(row)} fields, but the header names {len(header)}"
-                )
-            else:
-                rows.append(row)
-                places.append(where)
-    except csv.Error as error:
-        raise CrossDNAError(f"{path}:{reader.line_num}: {error}") from None
+    empty = ""
+    for row, where in _delimited_rows(path, chain([first], lines), delimiter):
+        if not header:
+            header = _header(row, where)
+        elif not any(field.strip() for field in row):
+            empty = empty or where
+        elif empty:
+            # Empty lines at the end are no rows; others may be rows that got lost.
+            raise CrossDNAError(f"{empty}: empty row")
+        elif len(row) != len(header):
+            raise CrossDNAError(
+                f"{where}: {len(row)} fields, but the header names {len(header)}"
+            )
+        else:
+            rows.append(row)
+            places.append(where)
     if not header:
         raise CrossDNAError(f"{path}: empty file")
     schema = dict.fromkeys(header, pl.String)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     return pl.DataFrame(columns, schema=schema), tuple(places)
+
+
+def _delimited_rows(
+    path: Path, lines: Iterable[str], delimiter: str
+) -> Iterator[tuple[list[str], str]]:
+    """Fields of each row, and the file and line where it ends."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    before = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        for row in reader:
+            yield row, f"{path}:{reader.line_num}"
+    except csv.Error as error:
+        raise CrossDNAError(f"{path}:{reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 def _delimiter_of(first_line: str, promised: str) -> str:
@@ -400,10 +416,10 @@ def _from_columns(
         raise CrossDNAError(
             f"{path}: no column {name!r}; there are {', '.join(columns.columns)}"
         )
-    if columns[name].dtype != pl.String:
+    if not _holds_text(columns[name]):
         raise CrossDNAError(f"{path}: column {name!r} holds no text, so no sequences")
     ids = []
-    for letters, where in zip(columns[name], places, strict=True):
+    for letters, where in zip(columns[name].cast(pl.String), places, strict=True):
         letters = (letters or "").strip()
         if not letters:
             raise CrossDNAError(f"{where}: empty sequence in column {name!r}")
@@ -425,7 +441,7 @@ def _find_sequence_column(path: Path, columns: pl.DataFrame) -> str:
     candidates = named or [
         name
         for name in columns.columns
-        if columns[name].dtype == pl.String and _looks_like_dna(columns[name].head(50))
+        if _holds_text(columns[name]) and _looks_like_dna(columns[name].head(50))
     ]
     if len(candidates) == 1:
         return candidates[0]
@@ -434,6 +450,10 @@ def _find_sequence_column(path: Path, columns: pl.DataFrame) -> str:
         f"{path}: {problem} the sequences; name one with --sequence-column "
         f"(columns: {', '.join(columns.columns)})"
     )
+
+
+def _holds_text(values: pl.Series) -> bool:
+    return values.dtype in (pl.String, pl.Categorical, pl.Enum)
 
 
 def _looks_like_dna(values: pl.Series) -> bool:
