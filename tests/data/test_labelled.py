@@ -137,6 +137,10 @@ def test_label_columns(tmp_path):
     assert labelled.find_label_columns(table) == ("strength",)
     table = table_of(tmp_path, {"label": [0, 1], "file": ["plate1", "plate2"]})
     assert labelled.find_label_columns(table) == ("label",)
+    table = table_of(tmp_path, {"group": [1, 2], "strength": [3, 4]})
+    assert labelled.find_label_columns(table) == ("strength",)
+    table = table_of(tmp_path, {"id": [1, 2], "group": ["case", "control"]})
+    assert labelled.find_label_columns(table) == ("group",)
     table = table_of(tmp_path, {"this": [1, 2], "that": [3, 4]})
     with pytest.raises(CrossDNAError, match="which column holds the labels"):
         labelled.find_label_columns(table)

@@ -133,11 +133,13 @@ def label_candidates(table: SequenceTable) -> list[str]:
         *tables.CONTIG_NAMES, *tables.START_NAMES, *tables.END_NAMES, *SPLIT_NAMES,
         "strand", "id", "name",
     )  # fmt: skip
-    return [
+    left = [
         name
         for name in columns
         if name != table.sequence_column and name.lower() not in known
     ]
+    # `crossdna split` writes a column group; alone it may be somebody's label.
+    return [name for name in left if name.lower() != "group"] or left
 
 
 def with_header_labels(table: SequenceTable) -> SequenceTable:
