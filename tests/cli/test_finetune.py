@@ -403,9 +403,14 @@ def test_one_fasta_per_class_in_bf16(tmp_path, rng):
     valid = pl.read_parquet(tmp_path / "out/predictions.parquet").filter(
         pl.col("evaluated_as") == "valid"
     )
-    truth, probability = valid["file"] == "yes", valid["probability"].to_numpy()
+    truth, probability = (
+        valid["class_of_file"] == "yes",
+        valid["probability"].to_numpy(),
+    )
     both = np.stack([1 - probability, probability], axis=1)
-    task = Task(kind="binary", columns=("file",), classes=("background", "yes"))
+    task = Task(
+        kind="binary", columns=("class_of_file",), classes=("background", "yes")
+    )
     expected = choose_thresholds(task, truth.to_numpy().astype(int), both)
     assert tuple(found["model"]["thresholds"]) == pytest.approx(expected, abs=1e-6)
 

@@ -50,6 +50,15 @@ def test_split_file_is_understood_by_audit(tmp_path, csv, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
+def test_split_file_needs_no_name_of_its_label(tmp_path, rng):
+    lines = ["seq,strength"]
+    lines += [f"{''.join(rng.choice(list('ACGT'), 60))},{i / 7}" for i in range(60)]
+    (tmp_path / "x.csv").write_text("\n".join(lines) + "\n")
+    split = tmp_path / "s.csv"
+    assert main(["split", str(tmp_path / "x.csv"), "--output", str(split)]) == 0
+    assert main(["audit", "--train", str(split)]) == 0
+
+
 def test_audit_finds_the_known_leak(shared, capsys):
     """PROVENANCE.md: prom_core_tata shares 16 sequences between train and test."""
     folder = shared / "data/benchmarks/gue/prom/prom_core_tata"

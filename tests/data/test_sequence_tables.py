@@ -1,5 +1,6 @@
 """Tables of sequences: every kind of file, columns kept, errors with file and line."""
 
+import csv
 import gzip
 
 import numpy as np
@@ -7,9 +8,11 @@ import polars as pl
 import pytest
 
 from crossdna import alphabet
+from crossdna.data import labelled
 from crossdna.data.genome import Genome
 from crossdna.data.labelled_inputs import InputOptions, read_inputs
 from crossdna.data.sequence_tables import read_sequences
+from crossdna.data.table_files import write_table
 from crossdna.errors import CrossDNAError
 
 ROWS = [("ACGTACGTAC", "1"), ("GGGTTTAAAC", "0"), ("ttttnnnnac", "1")]
@@ -69,6 +72,32 @@ def test_parquet_keeps_types(tmp_path):
     assert table.places[1] == f"{path}: row 2"
 
 
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["ACGTACGT", "CCCCCCCC"])])
+def test_text_in_categories(tmp_path, kind):
+    column = pl.Series(["CCCCCCCC", "ACGTACGT", "CCCCCCCC"]).cast(kind)
+    for name in ("sequence", "by content"):
+        pl.DataFrame({name: column}).write_parquet(tmp_path / "x.parquet")
+        table = read_sequences(tmp_path / "x.parquet")
+        assert letters(table) == column.to_list()
+
+
+def test_sequences_longer_than_csv_takes_by_itself(tmp_path):
+    text = f"sequence,label\n{'ACGT' * 40_000},1\n"
+    before = csv.field_size_limit()
+    assert read_sequences(write(tmp_path / "x.csv", text)).lengths.tolist() == [160_000]
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("end", ["\n", "\n  \n\n", ",\n,\n", "\r\n"])
+def test_empty_lines_at_the_end_are_no_rows(tmp_path, end):
+    text = "sequence,label\nACGT,1\nCCCC,0\n"
+    table = read_sequences(write(tmp_path / "x.csv", text + end))
+    assert letters(table) == ["ACGT", "CCCC"]
+    assert len(table.columns) == 2
+    with pytest.raises(CrossDNAError, match=r"x\.csv:4: empty row"):
+        read_sequences(write(tmp_path / "x.csv", text + end + "GGGG,1\n"))
+
+
 def test_sequence_column_by_content(tmp_path):
     text = "a,b\nACGTACGTAA,1\nCCCCCCCCCCC,0\n"
     assert read_sequences(write(tmp_path / "x.csv", text)).sequence_column == "a"
@@ -93,8 +122,48 @@ def test_one_fasta_per_class(tmp_path):
     first = write(tmp_path / "enhancer.fa", ">a\nACGT\n>b\nAAAA\n")
     second = write(tmp_path / "x.fa.gz", ">c\nCCCC\n")
     table = read_inputs([first, f"other={second}"], InputOptions())
-    assert table.columns["file"].to_list() == ["enhancer", "enhancer", "other"]
+    assert table.columns["class_of_file"].to_list() == ["enhancer", "enhancer", "other"]
     assert table.columns["id"].to_list() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_tables_with_labels_are_parts_of_one(tmp_path, suffix):
+    parts = []
+    for number, (sequence, label) in enumerate(ROWS):
+        part = pl.DataFrame({"sequence": [sequence], "label": [label]})
+        parts.append(tmp_path / f"part{number}.{suffix}")
+        write_table(part, parts[-1])
+    table = read_inputs(parts, InputOptions())
+    assert table.columns.rows() == ROWS
+    assert table.places[2].startswith(f"{parts[2]}:")
+    names = [f"c{number}={path}" for number, path in enumerate(parts)]
+    classes = read_inputs(names, InputOptions())
+    assert classes.columns["class_of_file"].to_list() == ["c0", "c1", "c2"]
+    assert labelled.find_label_columns(classes) == ("class_of_file",)
+
+
+def test_tables_of_sequences_alone_are_a_class_each(tmp_path):
+    first = write(tmp_path / "yes.csv", "sequence,chrom\nACGT,1\n")
+    second = write(tmp_path / "no.csv", "sequence,chrom\nCCCC,2\n")
+    table = read_inputs([first, second], InputOptions())
+    assert table.columns["class_of_file"].to_list() == ["yes", "no"]
+
+
+def test_parquet_files_with_other_types_of_one_column(tmp_path):
+    whole, broken, listed = (tmp_path / f"{name}.parquet" for name in "abc")
+    for path, value in ((whole, 1), (broken, 1.5), (listed, [1])):
+        pl.DataFrame({"sequence": ["ACGT"], "gc": [value]}).write_parquet(path)
+    table = read_inputs([f"x={whole}", f"y={broken}"], InputOptions())
+    assert table.columns["gc"].to_list() == [1.0, 1.5]
+    with pytest.raises(CrossDNAError, match=r"a\.parquet.*one kind of values here"):
+        read_inputs([f"x={whole}", f"y={listed}"], InputOptions())
+
+
+def test_parts_with_different_columns(tmp_path):
+    first = write(tmp_path / "a.csv", "sequence,label\nACGT,1\n")
+    second = write(tmp_path / "b.csv", "sequence,y\nCCCC,2\n")
+    with pytest.raises(CrossDNAError, match=r"b\.csv and .*a\.csv have different col"):
+        read_inputs([first, second], InputOptions())
 
 
 def test_names_that_are_places(tmp_path):
@@ -106,6 +175,38 @@ def test_names_that_are_places(tmp_path):
     ]
     other = write(tmp_path / "y.fa", ">seq_1_2\nACGT\n>seq_2_3\nACGT\n")
     assert read_sequences(other).regions is None
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (("chr1:10-14(-)", "chr1:20-24(+)"), [(10, 14, "-"), (20, 24, "+")]),
+        (("chr1:11-14/rc", "chr1:21-24"), [(10, 14, "-"), (20, 24, "+")]),
+        (("chr1:11-14:-", "chr1:1-4:*"), [(10, 14, "-"), (0, 4, "+")]),
+        # One row that does not fit: nobody knows how the others count.
+        (("chr1:11-14", "chr1:21-25"), [(11, 14, "+"), (21, 25, "+")]),
+    ],
+    ids=["bedtools", "samtools", "R", "unknown"],
+)
+def test_strand_and_first_base_of_names(tmp_path, names, places):
+    text = "".join(f">{name}\nACGT\n" for name in names)
+    regions = read_sequences(write(tmp_path / "x.fa", text)).regions
+    assert [(r.start, r.end, r.strand) for r in regions] == places
+
+
+def test_strand_column(tmp_path):
+    text = "sequence,chrom,start,end,strand\nACGT,1,0,4,-1\nACGT,1,8,12,.\n"
+    regions = read_sequences(write(tmp_path / "x.csv", text)).regions
+    assert [(r.start, r.strand) for r in regions] == [(0, "-"), (8, "+")]
+    text = "sequence,name,strand\nACGT,1:1-4,-\nACGT,1:9-12,+\n"
+    regions = read_sequences(write(tmp_path / "x.csv", text)).regions
+    assert [(r.start, r.strand) for r in regions] == [(0, "-"), (8, "+")]
+    text = text.replace("+", "watson")
+    with pytest.raises(CrossDNAError, match=r"x\.csv:3: 'watson' in column 'strand'"):
+        read_sequences(write(tmp_path / "x.csv", text))
+    # Without places the column is nobody's business.
+    text = text.replace("name", "note")
+    assert read_sequences(write(tmp_path / "y.csv", text)).regions is None
 
 
 def test_a_column_of_places(tmp_path):

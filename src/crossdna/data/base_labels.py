@@ -14,8 +14,11 @@ from crossdna.data.sequence_tables import table_suffix
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from crossdna.data.regions import Region
     from crossdna.data.sequence_tables import SequenceTable
 
 COLUMN: Final = "base_labels"
@@ -40,7 +43,7 @@ class BaseLabels(NamedTuple):
     table : SequenceTable
         With the column `COLUMN`: a letter per base.
     names : dict of str to str
-        Letter to kind of feature; ``-`` is `OUTSIDE` of all features.
+        Letter to kind, of those that occur; ``-`` is `OUTSIDE` of all features.
     """
 
     table: SequenceTable
@@ -89,41 +92,110 @@ def add_base_labels(
 ) -> BaseLabels:
     """Label each base of located sequences with the feature that covers it.
 
-    Where features overlap, the later one in the file wins.
+    Where features overlap, the later one in the file wins. Sequences of strand - (BED,
+    a column ``strand``, names such as ``chr1:100-150(-)``) are read as reverse
+    complements. Places from elsewhere than BED may count from 0 or from 1; which of
+    them is known where the sequences are as long as their places say.
 
     Parameters
     ----------
     names
-        Letters that an earlier call gave to the kinds, for the same letters again;
-        features of other kinds are left out.
+        The letters and kinds of the training set, for the same letters again.
 
     Raises
     ------
     CrossDNAError
-        The sequences have no coordinates, or there are more kinds than letters.
+        The sequences have no coordinates, or are not as long as they say; there are
+        more kinds than letters; every base is of one kind, or one is of a kind that the
+        training set lacks.
     """
+    regions = _checked_regions(table)
+    letters = _letters(features, names or {})
+    columns = _painted(regions, features, letters)
+    found = set("".join(columns))
+    kinds = {letter: kind for kind, letter in letters.items() if letter in found}
+    if names is None:
+        _require_two_kinds(table.source, regions, features, kinds)
+    else:
+        _require_known_kinds(table, columns, kinds, names)
+    column = pl.Series(COLUMN, columns, dtype=pl.String)
+    labelled = replace(table, columns=table.columns.with_columns(column))
+    return BaseLabels(labelled, kinds if names is None else names)
+
+
+def _checked_regions(table: SequenceTable) -> tuple[Region, ...]:
     if table.regions is None:
         raise CrossDNAError(
             f"{table.source}: base labels need the place of each sequence; give BED "
             "regions with a genome"
         )
-    if names is None:
-        kinds = [OUTSIDE, *sorted({feature.kind for feature in features} - {OUTSIDE})]
-        if len(kinds) > len(_LETTERS):
-            raise CrossDNAError(f"{len(kinds)} kinds of feature are too many")
-        names = dict(zip(_LETTERS, kinds, strict=False))
-    letters = {kind: letter for letter, kind in names.items()}
+    rows = zip(table.regions, table.lengths, table.places, strict=True)
+    for region, length, where in rows:
+        if len(region) != length:
+            raise CrossDNAError(
+                f"{where}: the place of this sequence ({region.contig}, "
+                f"{region.start}-{region.end}) is not as long as its {length} bases, "
+                "so which base lies where is not known; give BED regions with a genome"
+            )
+    return table.regions
+
+
+def _letters(features: list[Feature], names: dict[str, str]) -> dict[str, str]:
+    """Letter of each kind: the one in `names`, else the next that is free."""
+    letters = {OUTSIDE: _LETTERS[0]} | {kind: letter for letter, kind in names.items()}
+    kinds = sorted({feature.kind for feature in features} - set(letters))
+    free = [letter for letter in _LETTERS if letter not in letters.values()]
+    if len(kinds) > len(free):
+        raise CrossDNAError(f"{len(kinds)} kinds of feature are too many")
+    return letters | dict(zip(kinds, free, strict=False))
+
+
+def _require_two_kinds(
+    source: str,
+    regions: Sequence[Region],
+    features: list[Feature],
+    kinds: dict[str, str],
+) -> None:
+    if len(kinds) > 1:
+        return
+    (kind,) = kinds.values()
+    here = sorted({region.contig for region in regions})
+    there = sorted({feature.contig for feature in features})
+    hint = "features must cover some bases of these regions and leave out others"
+    if not set(here) & set(there):
+        hint = (
+            f"the regions lie on {', '.join(here[:3])}, the features on "
+            f"{', '.join(there[:3])}: are contigs called differently in the two files?"
+        )
+    raise CrossDNAError(f"{source}: every base is of one kind ({kind}); {hint}")
+
+
+def _require_known_kinds(
+    table: SequenceTable,
+    columns: list[str],
+    kinds: dict[str, str],
+    names: dict[str, str],
+) -> None:
+    for letters, where in zip(columns, table.places, strict=True):
+        if unknown := sorted(set(letters) - set(names)):
+            raise CrossDNAError(
+                f"{where}: bases of kind {kinds[unknown[0]]!r} do not occur in the "
+                f"training set (it has {', '.join(names.values())})"
+            )
+
+
+def _painted(
+    regions: Sequence[Region], features: list[Feature], letters: dict[str, str]
+) -> list[str]:
     by_contig: dict[str, list[Feature]] = {}
     for feature in features:
-        if feature.kind in letters:
-            by_contig.setdefault(feature.contig, []).append(feature)
+        by_contig.setdefault(feature.contig, []).append(feature)
     columns = []
-    for region, length in zip(table.regions, table.lengths, strict=True):
-        bases = np.full(length, "-", "<U1")
+    for region in regions:
+        bases = np.full(len(region), letters[OUTSIDE], "<U1")
         _paint(bases, region.start, by_contig.get(region.contig, []), letters)
         columns.append("".join(bases[::-1] if region.strand == "-" else bases))
-    column = pl.Series(COLUMN, columns, dtype=pl.String)
-    return BaseLabels(replace(table, columns=table.columns.with_columns(column)), names)
+    return columns
 
 
 def _paint(

@@ -33,6 +33,11 @@ MANY_CLASSES: Final = 1000
 
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d*,\d+")
 _BOOLEAN: Final = {"true": "1", "false": "0"}
+_WHOLE: Final = re.compile(r"([+-]?\d{1,18})(\.0*)?")
+_MISSING: Final = frozenset(
+    ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "NAN", "nan", "NULL", "null", "None")
+)
+"""What pandas, R and spreadsheets write for a value that is not there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,13 +111,24 @@ def find_label_columns(
             )
     if wanted:
         return tuple(wanted)
+    candidates = label_candidates(table)
+    if len(candidates) == 1:
+        return tuple(candidates)
+    raise CrossDNAError(
+        f"{table.source}: which column holds the labels? Name it with --label-column "
+        f"(columns: {', '.join(columns)}), or give files of one class each as NAME=FILE"
+    )
+
+
+def label_candidates(table: SequenceTable) -> list[str]:
+    """Columns that may hold the labels: by their names, else whatever is left over."""
+    columns = table.columns.columns
     if tables.COLUMN_OF_CLASS in columns:
-        return (tables.COLUMN_OF_CLASS,)
-    named = [name for name in columns if name.lower() in LABEL_NAMES]
-    if len(named) == 1:
-        return (named[0],)
+        return [tables.COLUMN_OF_CLASS]
+    if named := [name for name in columns if name.lower() in LABEL_NAMES]:
+        return named
     if columns[:3] == list(tables.BED_COLUMNS[:3]) and "name" in columns:
-        return ("name",)
+        return ["name"]
     known = (
         *tables.CONTIG_NAMES, *tables.START_NAMES, *tables.END_NAMES, *SPLIT_NAMES,
         "strand", "id", "name",
@@ -122,12 +138,8 @@ def find_label_columns(
         for name in columns
         if name != table.sequence_column and name.lower() not in known
     ]
-    if len(named or left) == 1:
-        return tuple(named or left)
-    raise CrossDNAError(
-        f"{table.source}: which column holds the labels? Name it with --label-column "
-        f"(columns: {', '.join(columns)})"
-    )
+    # `crossdna split` writes a column group; alone it may be somebody's label.
+    return [name for name in left if name.lower() != "group"] or left
 
 
 def with_header_labels(table: SequenceTable) -> SequenceTable:
@@ -174,7 +186,8 @@ def detect_task(
     With ``"auto"``: strings as long as their sequences are per-base labels; two values
     are binary; text, or at most `FEW_VALUES` whole numbers, are classes; other numbers
     are a quantity. Several columns are several labels when they hold 0 and 1 only, else
-    several quantities.
+    several quantities. Of whole numbers the value counts: 1, 1.0 and +1 are one class,
+    called 1.
 
     Parameters
     ----------
@@ -185,8 +198,9 @@ def detect_task(
     Raises
     ------
     CrossDNAError
-        With file and row: a missing label, numbers mixed with text, text where numbers
-        are wanted; one class only; classes that are too many to be meant.
+        With file and row: a missing label (NA or NaN too), numbers mixed with text,
+        text where numbers are wanted; one class only; classes that are too many to be
+        meant.
     """
     texts = {name: _texts(table, name) for name in columns}
     chosen = _detect_kind(table, texts) if kind == "auto" else kind
@@ -207,15 +221,12 @@ def detect_task(
     if chosen == "per-base":
         _require_base_labels(table, values)
         values = sorted(set("".join(values)) - {"."})
+    else:
+        values = _class_names(values)
     classes = _sorted_classes(values)
     _require_classes(table, name, chosen, classes)
     if positive is not None:
-        if chosen != "binary" or positive not in classes:
-            raise CrossDNAError(
-                f"{table.source}: {positive!r} is not one of two classes "
-                f"({', '.join(classes[:10])})"
-            )
-        classes = [other for other in classes if other != positive] + [positive]
+        classes = _positive_last(table, chosen, classes, positive)
     return Task(kind=chosen, columns=(name,), classes=tuple(classes))
 
 
@@ -247,6 +258,7 @@ def label(table: SequenceTable, task: Task) -> LabelledSet:
         _require_base_labels(table, values)
         labels = _base_numbers(table, values, {**numbers, ".": IGNORED})
         return LabelledSet(table=table, task=task, labels=labels)
+    values = _class_names(values)
     for value, where in zip(values, table.places, strict=True):
         if value not in numbers:
             raise CrossDNAError(
@@ -270,19 +282,44 @@ def class_strata(data: LabelledSet, bins: int = 5) -> NDArray[np.int64]:
 
 
 def _texts(table: SequenceTable, name: str) -> list[str]:
+    kind = table.columns[name].dtype
+    if kind.is_nested() or kind == pl.Binary:
+        raise CrossDNAError(
+            f"{table.source}: column {name!r} holds no numbers or text ({kind}); write "
+            "one label a row, and labels of bases as a text with a letter for each base"
+        )
     values = table.columns[name].cast(pl.String).to_list()
     for value, where in zip(values, table.places, strict=True):
         if value is None or not value.strip():
             raise CrossDNAError(f"{where}: no label in column {name!r}")
+        if value.strip() in _MISSING:
+            raise CrossDNAError(
+                f"{where}: label {value.strip()!r} in column {name!r} means a missing "
+                "value; leave the row out, or call the class something else"
+            )
     stripped = [value.strip() for value in values]
     if {value.lower() for value in stripped} <= set(_BOOLEAN):
         return [_BOOLEAN[value.lower()] for value in stripped]
     return stripped
 
 
+def _class_names(texts: Sequence[str]) -> list[str]:
+    """One spelling for each whole number: 1 for 1.0 and +1.
+
+    A table that was written by pandas or from a spreadsheet has 1.0 where another one
+    has 1; neither is a class of its own.
+    """
+    matches = [_WHOLE.fullmatch(text) for text in texts]
+    return [
+        str(int(match[1])) if match else text
+        for text, match in zip(texts, matches, strict=True)
+    ]
+
+
 def _detect_kind(table: SequenceTable, texts: dict[str, list[str]]) -> Kind:
     if len(texts) > 1:
-        zero_one = all(set(values) <= {"0", "1"} for values in texts.values())
+        columns = [set(_class_names(values)) for values in texts.values()]
+        zero_one = all(values <= {"0", "1"} for values in columns)
         return "multilabel" if zero_one else "regression"
     (name, values), *_ = texts.items()
     if all(
@@ -290,7 +327,7 @@ def _detect_kind(table: SequenceTable, texts: dict[str, list[str]]) -> Kind:
         for value, length in zip(values, table.lengths, strict=True)
     ):
         return "per-base"
-    distinct = set(values)
+    distinct = set(_class_names(values))
     if len(distinct) == 2:
         return "binary"
     numeric = [_is_number(value) for value in values]
@@ -342,8 +379,8 @@ def _numbers(
 def _zero_one(
     table: SequenceTable, name: str, texts: Sequence[str]
 ) -> NDArray[np.float64]:
-    for text, where in zip(texts, table.places, strict=True):
-        if text not in ("0", "1", "0.0", "1.0"):
+    for text, where in zip(_class_names(texts), table.places, strict=True):
+        if text not in ("0", "1"):
             raise CrossDNAError(
                 f"{where}: label {text!r} in column {name!r} is not 0 or 1, which a "
                 "multi-label task needs"
@@ -395,6 +432,21 @@ def _sorted_classes(values: Sequence[str]) -> list[str]:
     if all(_is_number(value) for value in distinct):
         return sorted(distinct, key=lambda value: (float(value), value))
     return sorted(distinct)
+
+
+def _positive_last(
+    table: SequenceTable, kind: Kind, classes: Sequence[str], positive: str
+) -> list[str]:
+    (name,) = _class_names([positive])
+    if name not in classes:
+        # Labels True and False are called 1 and 0.
+        name = _BOOLEAN.get(name.lower(), name)
+    if kind != "binary" or name not in classes:
+        raise CrossDNAError(
+            f"{table.source}: {positive!r} is not one of two classes "
+            f"({', '.join(classes[:10])})"
+        )
+    return [other for other in classes if other != name] + [name]
 
 
 def _require_base_labels(table: SequenceTable, values: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import polars as pl
@@ -61,9 +61,11 @@ class Sets(NamedTuple):
 
 
 def read_inputs(paths: Sequence[str | Path], options: InputOptions) -> SequenceTable:
-    """Read one file, or several FASTA files of one class each.
+    """Read one file, the parts of one table, or files of one class each.
 
-    A class is called as in ``NAME=FILE``, or else as the file.
+    Several CSV, TSV or Parquet files with labels in a column are parts of one table.
+    Files with names (``NAME=FILE``) are one class each, and so are, called as the file,
+    FASTA and BED files and tables in which no column may hold labels.
     """
     named = [split_named(str(path)) for path in paths]
     read = [
@@ -72,15 +74,23 @@ def read_inputs(paths: Sequence[str | Path], options: InputOptions) -> SequenceT
         )
         for _, path in named
     ]
-    if len(read) > 1 or named[0][0] is not None:
+    has_names = any(name is not None for name, _ in named)
+    if has_names or (len(read) > 1 and _are_classes(read[0], options)):
         names = [name or _stem(path) for name, path in named]
-        return tables.concatenate(read, names)
-    table = read[0]
+        return tables.concatenate_classes(read, names)
+    table = tables.concatenate(read) if len(read) > 1 else read[0]
     if options.features:
         return table
     if table.columns.columns == ["id", "description"]:
         return labelled.with_header_labels(table)
     return table
+
+
+def _are_classes(table: SequenceTable, options: InputOptions) -> bool:
+    """Whether several files like this one, without names, are one class each."""
+    if options.label_columns or options.features:
+        return False
+    return table.sequence_column is None or not labelled.label_candidates(table)
 
 
 def _stem(path: Path) -> str:
@@ -95,13 +105,15 @@ def read_sets(
 ) -> Sets:
     """Read the labelled sets; those without a file are split off the training set.
 
-    A column named split (or set, fold) with the values train, valid (dev) and test
-    decides when neither `valid` nor `test` is given.
+    A column named split (or set, fold, subset) with the words train, valid (or val,
+    dev, eval) and test, in any case, decides when neither `valid` nor `test` is given.
+    What it marks no row as is split off the rows of train.
 
     Raises
     ------
     CrossDNAError
-        Whatever `read_sequences`, `detect_task`, `label` and `split_labelled` refuse.
+        Whatever `read_sequences`, `detect_task`, `label` and `split_labelled` refuse;
+        with file and row: a split column in which such words stand beside others.
     """
     table, names = _with_base_labels(read_inputs(train, options), options, None)
     columns = (
@@ -144,9 +156,15 @@ def _complete(
 ) -> Sets:
     if len(given) == 2:
         return Sets(data.task, data, given["valid"], given["test"], "files")
-    column = None if given else _split_column(data.table)
+    column = None if given else _split_column(data)
     if column is not None:
-        return _by_column(data, column)
+        return _by_column(data, column, options)
+    return _split_off(data, given, options)
+
+
+def _split_off(
+    data: LabelledSet, given: dict[str, LabelledSet], options: InputOptions
+) -> Sets:
     # A split that has its own file takes no share of the training rows.
     shares = [
         share if name == "train" or name not in given else 0.0
@@ -167,30 +185,65 @@ def _complete(
     return Sets(data.task, parts["train"], parts["valid"], parts["test"], result.by)
 
 
-def _split_column(table: SequenceTable) -> str | None:
-    name = tables.find_column(table.columns, labelled.SPLIT_NAMES)
-    if name is None:
-        return None
-    values = set(table.columns[name].cast(pl.String).drop_nulls().to_list())
-    return name if {"train", "test"} <= values <= set(_SPELLINGS) else None
-
-
 _SPELLINGS = {
     "train": "train", "training": "train", "valid": "valid", "validation": "valid",
-    "val": "valid", "dev": "valid", "test": "test",
+    "val": "valid", "dev": "valid", "development": "valid", "eval": "valid",
+    "evaluation": "valid", "test": "test", "testing": "test",
 }  # fmt: skip
 
 
-def _by_column(data: LabelledSet, column: str) -> Sets:
-    values = data.table.columns[column].cast(pl.String).to_list()
-    if None in values:
-        where = data.table.places[values.index(None)]
-        raise CrossDNAError(f"{where}: nothing in column {column!r}")
-    split = np.array([_SPELLINGS[value] for value in values])
+def _split_column(data: LabelledSet) -> str | None:
+    """The first column that says the split of every row.
+
+    Numbered folds say none, and one word in all rows, as in a file that holds a single
+    split, parts nothing.
+    """
+    mixed = None
+    for name in data.table.columns.columns:
+        if name.lower() not in labelled.SPLIT_NAMES or name in data.task.columns:
+            continue
+        words = _split_words(data.table, name)
+        known = {word for word in words if word in _SPELLINGS}
+        if known == set(words) and len({_SPELLINGS[word] for word in known}) > 1:
+            return name
+        if known and known != set(words):
+            mixed = mixed or name
+    if mixed is not None:
+        _refuse_mixed(data.table, mixed)
+    return None
+
+
+def _split_words(table: SequenceTable, name: str) -> list[str]:
+    column = table.columns[name]
+    if column.dtype.is_nested():
+        return []
+    return [(word or "").strip().lower() for word in column.cast(pl.String)]
+
+
+def _refuse_mixed(table: SequenceTable, name: str) -> NoReturn:
+    words = _split_words(table, name)
+    row = next(row for row, word in enumerate(words) if word not in _SPELLINGS)
+    found = repr(table.columns[name][row]) if words[row] else "nothing"
+    raise CrossDNAError(
+        f"{table.places[row]}: {found} in column {name!r}, which says train, valid or "
+        "test elsewhere; mend it, or rename the column if it is no split"
+    )
+
+
+def _by_column(data: LabelledSet, column: str, options: InputOptions) -> Sets:
+    words = _split_words(data.table, column)
+    split = np.array([_SPELLINGS[word] for word in words])
     parts = {name: data.take(np.flatnonzero(split == name)) for name in splits.SPLITS}
-    for name, part in parts.items():
-        if not len(part):
-            raise CrossDNAError(
-                f"{data.table.source}: column {column!r} marks no row as {name}"
-            )
-    return Sets(data.task, parts["train"], parts["valid"], parts["test"], "column")
+    train = parts.pop("train")
+    if not len(train):
+        raise CrossDNAError(
+            f"{data.table.source}: column {column!r} marks no row as train"
+        )
+    given = {name: part for name, part in parts.items() if len(part)}
+    if len(given) == len(parts):
+        return Sets(data.task, train, given["valid"], given["test"], "column")
+    rest = _split_off(train, given, options)
+    (missing,) = set(parts) - set(given)
+    if not len(rest.named()[missing]):
+        return rest._replace(how="column")
+    return rest._replace(how=f"column ({missing}: {rest.how})")

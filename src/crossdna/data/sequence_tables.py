@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from crossdna.data.regions import Region, check_region
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,16 +36,27 @@ LOCUS_NAMES: Final = ("name", "id", "region", "locus")
 """Columns that may hold places such as chr1:100-200."""
 END_NAMES: Final = ("end", "chromend", "chrom_end", "stop")
 BED_COLUMNS: Final = ("contig", "start", "end", "name", "score", "strand")
-COLUMN_OF_CLASS: Final = "file"
-"""Column that says which of several FASTA files, one per class, a row is from."""
+COLUMN_OF_CLASS: Final = "class_of_file"
+"""Column that says which of several files, one per class, a row is from.
+
+Nobody's own column is called so: a column ``file`` (a plate, a lane) is no class.
+"""
 
 _DELIMITERS: Final = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".tab": "\t"}
 _OTHER_DELIMITERS: Final = ("\t", ";", ",")
 """What may stand between the fields of a file whose name promises something else."""
+_FIELD_LIMIT: Final = 2**31 - 1
+"""Letters in one field of a text table: the most that csv takes on every system."""
 _FASTA: Final = (".fa", ".fasta", ".fna", ".fas")
 _LOCUS: Final = re.compile(
     r"(?P<contig>chr[^\s:_]+(?=_\d+_)|[^\s:]+(?=:))[:_](?P<start>\d+)[-_](?P<end>\d+)"
+    r"(?P<strand>\([-+.]\)|:[-+*]|/rc)?"
 )
+"""A place, with the strand as bedtools, R (GenomicRanges) and samtools write it."""
+_STRANDS: Final = {
+    **dict.fromkeys(("+", "1", "+1", "plus", "forward", "fwd", ".", "*", "?", ""), "+"),
+    **dict.fromkeys(("-", "-1", "minus", "reverse", "rev"), "-"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +173,7 @@ def read_fasta_table(path: Path) -> SequenceTable:
         ids=tuple(ids),
         columns=pl.DataFrame(columns),
         places=tuple(places),
-        regions=_regions_of_names(columns["id"]),
+        regions=_regions(_spans_of_names(columns["id"]), [len(b) for b in ids]),
     )
 
 
@@ -210,7 +221,7 @@ def read_bed_table(path: Path, genome: Genome | None) -> SequenceTable:
     )
 
 
-def concatenate(
+def concatenate_classes(
     tables: Sequence[SequenceTable], classes: Sequence[str]
 ) -> SequenceTable:
     """Put tables (one per class) below each other, with the class in a new column.
@@ -224,16 +235,36 @@ def concatenate(
         raise CrossDNAError(f"classes named twice: {', '.join(classes)}")
     parts = []
     for table, name in zip(tables, classes, strict=True):
+        column = pl.lit(name).alias(COLUMN_OF_CLASS)
+        parts.append(replace(table, columns=table.columns.with_columns(column)))
+    return concatenate(parts)
+
+
+def concatenate(tables: Sequence[SequenceTable]) -> SequenceTable:
+    """Put the parts of one table below each other.
+
+    Raises
+    ------
+    CrossDNAError
+        Tables with different columns, or whose columns do not go together.
+    """
+    source = ", ".join(table.source for table in tables)
+    for table in tables:
         if table.columns.columns != tables[0].columns.columns:
             raise CrossDNAError(
                 f"{table.source} and {tables[0].source} have different columns"
             )
-        parts.append(table.columns.with_columns(pl.lit(name).alias(COLUMN_OF_CLASS)))
+    try:
+        columns = pl.concat((t.columns for t in tables), how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise CrossDNAError(
+            f"{source}: a column has one kind of values here and another there: {error}"
+        ) from None
     located = [table.regions for table in tables if table.regions is not None]
     return SequenceTable(
-        source=", ".join(table.source for table in tables),
+        source=source,
         ids=tuple(ids for table in tables for ids in table.ids),
-        columns=pl.concat(parts),
+        columns=columns,
         places=tuple(place for table in tables for place in table.places),
         sequence_column=tables[0].sequence_column,
         regions=tuple(region for part in located for region in part)
@@ -317,30 +348,44 @@ def _read_delimited(path: Path, delimiter: str) -> tuple[pl.DataFrame, tuple[str
     lines = open_lines(path)
     first = next(lines, "")
     delimiter = _delimiter_of(first, delimiter)
-    reader = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
     header: list[str] = []
     rows, places = [], []
-    try:
-        for row in reader:
-            where = f"{path}:{reader.line_num}"
-            if not header:
-                header = _header(row, where)
-            elif not any(field.strip() for field in row):
-                raise CrossDNAError(f"{where}: empty row")
-            elif len(row) != len(header):
-                raise CrossDNAError(
-                    f"{where}: {len(row)} fields, but the header names {len(header)}"
-                )
-            else:
-                rows.append(row)
-                places.append(where)
-    except csv.Error as error:
-        raise CrossDNAError(f"{path}:{reader.line_num}: {error}") from None
+    empty = ""
+    for row, where in _delimited_rows(path, chain([first], lines), delimiter):
+        if not header:
+            header = _header(row, where)
+        elif not any(field.strip() for field in row):
+            empty = empty or where
+        elif empty:
+            # Empty lines at the end are no rows; others may be rows that got lost.
+            raise CrossDNAError(f"{empty}: empty row")
+        elif len(row) != len(header):
+            raise CrossDNAError(
+                f"{where}: {len(row)} fields, but the header names {len(header)}"
+            )
+        else:
+            rows.append(row)
+            places.append(where)
     if not header:
         raise CrossDNAError(f"{path}: empty file")
     schema = dict.fromkeys(header, pl.String)
     columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     return pl.DataFrame(columns, schema=schema), tuple(places)
+
+
+def _delimited_rows(
+    path: Path, lines: Iterable[str], delimiter: str
+) -> Iterator[tuple[list[str], str]]:
+    """Fields of each row, and the file and line where it ends."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    before = csv.field_size_limit(_FIELD_LIMIT)
+    try:
+        for row in reader:
+            yield row, f"{path}:{reader.line_num}"
+    except csv.Error as error:
+        raise CrossDNAError(f"{path}:{reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(before)
 
 
 def _delimiter_of(first_line: str, promised: str) -> str:
@@ -371,10 +416,10 @@ def _from_columns(
         raise CrossDNAError(
             f"{path}: no column {name!r}; there are {', '.join(columns.columns)}"
         )
-    if columns[name].dtype != pl.String:
+    if not _holds_text(columns[name]):
         raise CrossDNAError(f"{path}: column {name!r} holds no text, so no sequences")
     ids = []
-    for letters, where in zip(columns[name], places, strict=True):
+    for letters, where in zip(columns[name].cast(pl.String), places, strict=True):
         letters = (letters or "").strip()
         if not letters:
             raise CrossDNAError(f"{where}: empty sequence in column {name!r}")
@@ -385,7 +430,7 @@ def _from_columns(
         columns=columns,
         places=places,
         sequence_column=name,
-        regions=_regions_of_columns(columns),
+        regions=_regions_of_columns(columns, places, [len(bases) for bases in ids]),
     )
 
 
@@ -396,7 +441,7 @@ def _find_sequence_column(path: Path, columns: pl.DataFrame) -> str:
     candidates = named or [
         name
         for name in columns.columns
-        if columns[name].dtype == pl.String and _looks_like_dna(columns[name].head(50))
+        if _holds_text(columns[name]) and _looks_like_dna(columns[name].head(50))
     ]
     if len(candidates) == 1:
         return candidates[0]
@@ -407,6 +452,10 @@ def _find_sequence_column(path: Path, columns: pl.DataFrame) -> str:
     )
 
 
+def _holds_text(values: pl.Series) -> bool:
+    return values.dtype in (pl.String, pl.Categorical, pl.Enum)
+
+
 def _looks_like_dna(values: pl.Series) -> bool:
     return all(
         value is not None and len(value) >= 8 and set(value.upper()) <= set("ACGTUN")
@@ -415,38 +464,95 @@ def _looks_like_dna(values: pl.Series) -> bool:
 
 
 def find_column(columns: pl.DataFrame, names: Sequence[str]) -> str | None:
-    """The column with one of these names, in any case; None without one."""
-    return next((c for c in columns.columns if c.lower() in names), None)
+    """The column of plain values with one of these names, in any case; else None."""
+    plain = (name for name, kind in columns.schema.items() if not kind.is_nested())
+    return next((name for name in plain if name.lower() in names), None)
 
 
-def _regions_of_columns(columns: pl.DataFrame) -> tuple[Region, ...] | None:
+class _Span(NamedTuple):
+    contig: str
+    start: int
+    end: int
+    strand: str
+
+
+def _regions_of_columns(
+    columns: pl.DataFrame, places: Sequence[str], lengths: Sequence[int]
+) -> tuple[Region, ...] | None:
     """Coordinates from columns of contig, start and end, or from one of places."""
+    spans = _spans_of_columns(columns)
+    if spans is None:
+        return None
+    if strands := _strands(columns, places):
+        pairs = zip(spans, strands, strict=True)
+        spans = [span._replace(strand=strand) for span, strand in pairs]
+    return _regions(spans, lengths)
+
+
+def _spans_of_columns(columns: pl.DataFrame) -> list[_Span] | None:
     named = [find_column(columns, n) for n in (CONTIG_NAMES, START_NAMES, END_NAMES)]
     if None in named:
         name = find_column(columns, LOCUS_NAMES)
         places = [] if name is None else columns[name].cast(pl.String).to_list()
-        return _regions_of_names(places) if places and None not in places else None
+        return _spans_of_names(places) if places and None not in places else None
     contigs, starts, ends = (columns[str(name)].cast(pl.String) for name in named)
-    regions = []
+    spans = []
     for contig, start, end in zip(contigs, starts, ends, strict=True):
         if not (contig and str(start).isdigit() and str(end).isdigit()):
             return None
-        if int(start) >= int(end):
+        spans.append(_Span(contig, int(start), int(end), "+"))
+    return spans
+
+
+def _spans_of_names(names: Sequence[str]) -> list[_Span] | None:
+    """Coordinates from names like chr1:100-200(-) or chr1_100_200."""
+    spans = []
+    for name in names:
+        match = _LOCUS.match(name.removeprefix(">"))
+        if not match:
             return None
-        regions.append(Region(contig, int(start), int(end)))
-    return tuple(regions)
+        strand = "-" if match["strand"] in ("(-)", ":-", "/rc") else "+"
+        start, end = int(match["start"]), int(match["end"])
+        spans.append(_Span(match["contig"], start, end, strand))
+    return spans
 
 
-def _regions_of_names(names: Sequence[str]) -> tuple[Region, ...] | None:
-    """Coordinates from names like chr1:100-200 or chr1_100_200, read as 0-based.
+def _regions(
+    spans: Sequence[_Span] | None, lengths: Sequence[int]
+) -> tuple[Region, ...] | None:
+    """Regions of spans that count from 0, or from 1 and include the end.
 
-    Whether such names count from 0 or 1 is not known; one base matters to no use that
-    is made of them here (which chromosome, which rows overlap).
+    bedtools counts from 0, samtools and R from 1, and a strand behind the place tells
+    nothing (all of them write it). The lengths of the sequences do, if every sequence
+    has the one base more. Otherwise starts are taken to count from 0, which may be one
+    base off: that matters to no use but labels of bases, and `add_base_labels` refuses
+    regions of another length than their sequences.
     """
-    matches = [_LOCUS.match(name.removeprefix(">")) for name in names]
-    if not all(matches):
+    if spans is None:
         return None
-    spans = [(m["contig"], int(m["start"]), int(m["end"])) for m in matches if m]
-    if any(start >= end for _, start, end in spans):
+    pairs = zip(spans, lengths, strict=True)
+    from_one = all(s.start > 0 and s.end - s.start + 1 == n for s, n in pairs)
+    first = 1 if from_one else 0
+    if any(span.start - first >= span.end for span in spans):
         return None
-    return tuple(Region(contig, start, end) for contig, start, end in spans)
+    return tuple(
+        Region(span.contig, span.start - first, span.end, strand=span.strand)
+        for span in spans
+    )
+
+
+def _strands(columns: pl.DataFrame, places: Sequence[str]) -> list[str]:
+    """Strand of each row; empty where no column is called so."""
+    name = find_column(columns, ("strand",))
+    if name is None:
+        return []
+    strands = []
+    for text, where in zip(columns[name].cast(pl.String), places, strict=True):
+        word = (text or "").strip().lower()
+        if word not in _STRANDS:
+            raise CrossDNAError(
+                f"{where}: {text!r} in column {name!r} is not + or -; mend it, or "
+                "rename the column if it is no strand"
+            )
+        strands.append(_STRANDS[word])
+    return strands

@@ -48,7 +48,9 @@ def write_table(
         if path.suffix == ".parquet":
             table.write_parquet(temporary, metadata=dict(metadata or {}))
             return
-        lists = [n for n, t in table.schema.items() if isinstance(t, pl.List)]
+        lists = [
+            n for n, t in table.schema.items() if isinstance(t, (pl.List, pl.Array))
+        ]
         flat = table.with_columns(
             pl.col(name).cast(pl.List(pl.String)).list.join(",") for name in lists
         )
