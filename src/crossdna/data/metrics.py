@@ -14,6 +14,8 @@ from scipy.stats import rankdata
 from crossdna.data.labelled import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from crossdna.data.labelled import Task
@@ -37,6 +39,22 @@ def flatten_bases(values: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
     every = np.concatenate(list(labels))
     counted = every != IGNORED
     return np.concatenate(list(values))[counted], every[counted]
+
+
+def best_judgement(scores: Sequence[float], losses: Sequence[float]) -> int:
+    """Which of several judgements on a development set is the best.
+
+    Of equal scores (all right, or none defined) the one with the lowest loss.
+    """
+    return max(range(len(scores)), key=lambda place: (scores[place], -losses[place]))
+
+
+def all_alike(task: Task, labels: NDArray) -> bool:
+    """Whether all labels of a set are the same: then no score tells models apart."""
+    if task.kind == "per-base":
+        labels = np.concatenate(list(labels))
+        labels = labels[labels != IGNORED]
+    return bool((labels == labels[:1]).all())
 
 
 def choose_thresholds(

@@ -54,7 +54,7 @@ def learning_figure(runs: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> F
             left.plot(epochs, held_out, color=colour, label=name)
             scores = [row["score"] for row in history]
             right.plot(epochs, scores, color=colour, marker="o", markersize=3)
-            best = int(np.argmax(scores))
+            best = metrics.best_judgement(scores, held_out)
             right.plot(epochs[best], scores[best], "*", color=colour, markersize=12)
         left.set(title="Loss (dotted: training)", xlabel="epoch", ylabel="loss")
         right.set(title="Development set (star: kept)", xlabel="epoch", ylabel="score")
