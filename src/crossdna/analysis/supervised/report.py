@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from crossdna.analysis.provenance import Provenance
     from crossdna.analysis.report import Part
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from crossdna.analysis.supervised.audit import Audit
     from crossdna.analysis.supervised.comparison import Judged
     from crossdna.analysis.supervised.finetuned import FinetunedModel
+    from crossdna.data.labelled import LabelledSet
     from crossdna.data.labelled_inputs import Sets
 
 METRICS_NAME: Final = "metrics.json"
@@ -390,18 +392,7 @@ def _orientation(found: Evaluation, pictures: Path) -> Section:
 
 
 def _errors(found: Evaluation) -> Section:
-    task, test, ours = found.sets.task, found.sets.test, found.judged[0]
-    if task.kind in ("binary", "multiclass"):
-        cost = 1 - ours.scores[np.arange(len(test)), test.labels]
-    elif task.kind == "per-base":
-        cost = np.array(
-            [
-                float((row.argmax(1) != truth)[truth >= 0].mean())
-                for row, truth in zip(ours.scores, test.labels, strict=True)
-            ]
-        )
-    else:
-        cost = np.abs(ours.scores - test.labels).mean(1)
+    test, cost = found.sets.test, _costs(found.sets.test, found.judged[0].scores)
     rows = []
     for row in np.argsort(-cost, kind="stable")[:WORST_SHOWN]:
         letters = alphabet.decode(test.table.ids[row])
@@ -414,6 +405,23 @@ def _errors(found: Evaluation) -> Section:
             Paragraph("Wrong labels are often among them; look before you train more."),
         ],
     )
+
+
+def _costs(test: LabelledSet, scores: NDArray) -> NDArray[np.float64]:
+    """(rows,) how far off each is; several targets in deviations of their labels."""
+    labels, kind = test.labels, test.task.kind
+    if kind in ("binary", "multiclass"):
+        return 1 - scores[np.arange(len(test)), labels]
+    if kind == "per-base":
+        shares = [
+            float((row.argmax(1) != truth)[truth >= 0].mean())
+            for row, truth in zip(scores, labels, strict=True)
+        ]
+        return np.array(shares)
+    apart = np.abs(scores - labels)
+    if kind == "regression" and test.task.outputs > 1:
+        return comparison.in_deviations(apart, labels)
+    return apart.mean(1)
 
 
 def _trust(found: Evaluation) -> Section:
