@@ -107,26 +107,49 @@ def run(arguments: argparse.Namespace) -> int:
 
     from crossdna.analysis.supervised.audit import audit_splits
     from crossdna.cli.labelled_options import input_options
-    from crossdna.data.labelled_inputs import read_sets
     from crossdna.errors import CrossDNAError
 
     # What is wrong with a table is said before torch is loaded, which takes seconds.
     options = input_options(arguments)
-    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+    sets = _sets(arguments, options)
 
+    from crossdna.analysis.supervised.report import check_columns
+    from crossdna.data.metrics import all_alike
     from crossdna.training.finetune import finetune
 
     recipe = _recipe(arguments)
     if arguments.ensemble and len(recipe.seeds) < 2:
         raise CrossDNAError("--ensemble needs models to join: --seeds 3, for example")
+    check_columns(sets, len(recipe.seeds) if arguments.ensemble else 1)
     audit = audit_splits(sets.named(), threshold=options.similarity)
-    for warning in audit.warnings():
+    warnings = audit.warnings()
+    if all_alike(sets.task, sets.valid.labels):
+        warnings.append(
+            "all labels of the development set are the same, so no score tells epochs "
+            "apart; the one with the lowest loss is kept"
+        )
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     output = _claim(arguments, recipe, options, sets)
     result = finetune(recipe, sets.train, sets.valid, output / RUNS_NAME)
     baselines = _baselines(arguments, result, sets)
     _report(arguments, result, baselines, sets, audit)
     return 0
+
+
+def _sets(arguments: argparse.Namespace, options: InputOptions) -> Sets:
+    """Read all three sets; none may be empty."""
+    from crossdna.data.labelled_inputs import read_sets
+    from crossdna.errors import CrossDNAError
+
+    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+    for name, data in sets.named().items():
+        if not len(data):
+            raise CrossDNAError(
+                f"no {name} rows, which fine-tuning needs: give a file with --{name} "
+                "or a share above 0 with --shares"
+            )
+    return sets
 
 
 def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:

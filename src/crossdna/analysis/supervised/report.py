@@ -26,10 +26,12 @@ from crossdna.analysis.supervised import plots as finetune_plots
 from crossdna.analysis.supervised.finetuned import (
     Scored,
     joined,
+    nothing_scored,
     prediction_columns,
 )
 from crossdna.data import metrics
 from crossdna.data.table_files import write_table
+from crossdna.data.task_card import TaskCard
 from crossdna.files import atomic_open
 
 if TYPE_CHECKING:
@@ -185,6 +187,34 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def check_columns(sets: Sets, networks: int) -> None:
+    """Refuse tables with a column that `write_predictions` adds, before any training.
+
+    Parameters
+    ----------
+    networks
+        How many the predictions will be the mean of.
+
+    Raises
+    ------
+    CrossDNAError
+        Names the file and the column.
+    """
+    task = sets.task
+    # The columns depend on the task alone.
+    card = TaskCard(
+        task=task, strands="both", max_length=1, thresholds=(0.5,) * task.outputs
+    )
+    sample = prediction_columns(card, nothing_scored(task, networks))
+    for data in (sets.valid, sets.test):
+        table = data.table.with_sequences().head(0)
+        joined(table, _evaluated(sample, ""), data.table.source)
+
+
+def _evaluated(columns: pl.DataFrame, name: str) -> pl.DataFrame:
+    return columns.with_columns(pl.lit(name).alias("evaluated_as"))
+
+
 def write_predictions(found: Evaluation, folder: Path) -> None:
     """Write predictions.parquet: the rows of development and test set with all columns.
 
@@ -199,8 +229,7 @@ def write_predictions(found: Evaluation, folder: Path) -> None:
             if judged
             else found.model.scored(data.table.ids)
         )
-        columns = prediction_columns(found.model.card, scored)
-        columns = columns.with_columns(pl.lit(name).alias("evaluated_as"))
+        columns = _evaluated(prediction_columns(found.model.card, scored), name)
         table = data.table.with_sequences()
         parts.append(joined(table, columns, data.table.source))
     write_table(
@@ -250,7 +279,8 @@ def _opening(found: Evaluation, table: dict[str, Any]) -> list[Part]:
         )
     ]
     gain = table.get("against_best_baseline")
-    if gain:
+    # Without both classes in any label there is nothing to compare by.
+    if gain and gain[primary]["estimate"] is not None:
         parts.insert(0, Paragraph(_verdict(gain["name"], gain[primary]), "lead"))
     parts += [Paragraph(f"Warning: {text}.") for text in found.audit.warnings()]
     return parts
