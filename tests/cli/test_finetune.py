@@ -185,6 +185,48 @@ def test_resume_trains_nothing_again(run, monkeypatch):
     assert finetune(*arguments, "--resume", "--lr", "0.1") == 2
 
 
+def resumed(run, out, *more, train=None, recipe=None):
+    """Status of going on in a copy of the run; `recipe` changes its recipe file."""
+    shutil.copytree(run / "out", out)
+    if recipe is not None:
+        path = out / "recipe.toml"
+        path.write_text(recipe(path.read_text()))
+    return finetune(
+        "--train", train or run / "train.csv", "--valid", run / "valid.csv",
+        "--test", run / "test.csv", "--output", out, "--seeds", 2, "--epochs", 2,
+        "--resume", "--baselines", "classical", "--label-column", "label", *more,
+    )  # fmt: skip
+
+
+def test_resume_refuses_other_labels(run, tmp_path, capsys):
+    train = tmp_path / "train.csv"
+    table = pl.read_csv(run / "train.csv", infer_schema=False)
+    flipped = 1 - pl.col("label").cast(int)
+    table.with_columns(flipped.alias("label")).write_csv(train)
+
+    def moved(text):
+        return text.replace(str(run / "train.csv"), str(train))
+
+    assert resumed(run, tmp_path / "out", train=train, recipe=moved) == 2
+    assert "started with data.train_label_digest = " in capsys.readouterr().err
+    assert resumed(run, tmp_path / "other", "--positive", "0") == 2
+    assert "data.classes = ['0', '1'], not ['1', '0']" in capsys.readouterr().err
+
+
+def test_resume_refuses_options_that_are_gone(run, tmp_path, capsys):
+    assert resumed(run, tmp_path / "out", recipe=lambda text: f"{text}lr = 0.1\n") == 2
+    assert "started with finetune.lr = 0.1, not None" in capsys.readouterr().err
+
+
+def test_resume_says_that_an_older_run_kept_no_digest_of_labels(run, tmp_path, capsys):
+    def older(text):
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if "label_digest" not in line)
+
+    assert resumed(run, tmp_path / "out", recipe=older) == 2
+    assert "by an older version, which kept no digest" in capsys.readouterr().err
+
+
 def test_seeds_of_a_finished_run_become_an_ensemble(run, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(run / "out", out)
