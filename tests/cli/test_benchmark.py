@@ -1,11 +1,13 @@
 """benchmark through the command line: cells kept, tables read back."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.labelled_sets import rows_with_motif, write_csv
 
 from crossdna.analysis.supervised import benchmark, probing
@@ -97,6 +99,39 @@ def test_finished_cells_are_not_done_again(suite, done, monkeypatch, capsys):
     monkeypatch.undo()
     assert run(suite, done, "--models", "kmer", "--mode", "probe") == 2
     assert "another suite, mode or recipe" in capsys.readouterr().err
+
+
+def test_cells_of_other_data_are_refused(tmp_path, rng, capsys):
+    """Also those of models that are not asked for: they would be compared."""
+    (tmp_path / "suite").mkdir()
+    file, output = tmp_path / "suite/x.csv", tmp_path / "out"
+    rows = rows_with_motif(rng, 80)
+    write_csv(file, ["sequence", "label"], rows)
+    assert run(file.parent, output, "--models", "majority") == 0
+    write_csv(file, ["sequence", "label"], [(s, 1 - y) for s, y in rows])
+    assert run(file.parent, output, "--models", "kmer") == 2
+    assert "other data: changed are train_label, " in capsys.readouterr().err
+    # Cells of older versions say nothing of their data.
+    path = benchmark.cell_path(output, "x", "majority", 0)
+    cell = json.loads(path.read_text())
+    del cell["data"], cell["checkpoint"]
+    path.write_text(json.dumps(cell))
+    assert run(file.parent, output, "--models", "kmer", "majority") == 0
+
+
+def test_cells_of_another_checkpoint_are_refused(
+    suite, tmp_path, tiny_checkpoint, capsys
+):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint(), model)
+    probe = ("--models", model, "--tasks", "a", "--mode", "probe")
+    assert run(suite, tmp_path / "out", *probe) == 0
+    assert run(suite, tmp_path / "out", *probe) == 0
+    weights = load_file(model / "model.safetensors")
+    changed = {name: value + 1 for name, value in weights.items()}
+    save_file(changed, model / "model.safetensors", {"format": "pt"})
+    assert run(suite, tmp_path / "out", *probe) == 2
+    assert f"made with other files of {model}" in capsys.readouterr().err
 
 
 def test_probing(suite, done, tmp_path):

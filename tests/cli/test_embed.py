@@ -176,6 +176,24 @@ def test_killed_run_goes_on(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
+        ("e.npz", ["--plot", "no/such/folder.png"], "no folder no/such"),
+        ("e.parquet", [], "clash.csv already has a column 'embedding'"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_any_work(
+    folder, tmp_path, monkeypatch, capsys, name, more, message
+):
+    rows = [("ACGTACGT", 1), ("ACGTTCGT", 2)]
+    write_csv(folder / "clash.csv", ["sequence", "embedding"], rows)
+    monkeypatch.setattr(embed, "embed_sequences", None)
+    assert run(folder, tmp_path / name, *more, source="clash.csv") == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
         ("e.txt", [], "embeddings are written as .parquet, .npz, .zarr"),
         ("no/e.npz", [], "no folder"),
         ("e.npz", ["--layer", "9"], "layer 9 does not exist"),

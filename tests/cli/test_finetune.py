@@ -185,6 +185,48 @@ def test_resume_trains_nothing_again(run, monkeypatch):
     assert finetune(*arguments, "--resume", "--lr", "0.1") == 2
 
 
+def resumed(run, out, *more, train=None, recipe=None):
+    """Status of going on in a copy of the run; `recipe` changes its recipe file."""
+    shutil.copytree(run / "out", out)
+    if recipe is not None:
+        path = out / "recipe.toml"
+        path.write_text(recipe(path.read_text()))
+    return finetune(
+        "--train", train or run / "train.csv", "--valid", run / "valid.csv",
+        "--test", run / "test.csv", "--output", out, "--seeds", 2, "--epochs", 2,
+        "--resume", "--baselines", "classical", "--label-column", "label", *more,
+    )  # fmt: skip
+
+
+def test_resume_refuses_other_labels(run, tmp_path, capsys):
+    train = tmp_path / "train.csv"
+    table = pl.read_csv(run / "train.csv", infer_schema=False)
+    flipped = 1 - pl.col("label").cast(int)
+    table.with_columns(flipped.alias("label")).write_csv(train)
+
+    def moved(text):
+        return text.replace(str(run / "train.csv"), str(train))
+
+    assert resumed(run, tmp_path / "out", train=train, recipe=moved) == 2
+    assert "started with data.train_label_digest = " in capsys.readouterr().err
+    assert resumed(run, tmp_path / "other", "--positive", "0") == 2
+    assert "data.classes = ['0', '1'], not ['1', '0']" in capsys.readouterr().err
+
+
+def test_resume_refuses_options_that_are_gone(run, tmp_path, capsys):
+    assert resumed(run, tmp_path / "out", recipe=lambda text: f"{text}lr = 0.1\n") == 2
+    assert "started with finetune.lr = 0.1, not None" in capsys.readouterr().err
+
+
+def test_resume_says_that_an_older_run_kept_no_digest_of_labels(run, tmp_path, capsys):
+    def older(text):
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if "label_digest" not in line)
+
+    assert resumed(run, tmp_path / "out", recipe=older) == 2
+    assert "by an older version, which kept no digest" in capsys.readouterr().err
+
+
 def test_seeds_of_a_finished_run_become_an_ensemble(run, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(run / "out", out)
@@ -377,6 +419,66 @@ def test_bad_input_exits_with_2(tmp_path, capsys, rows, more, message):
     assert finetune(*files, "--output", output, *more) == 2
     assert message in capsys.readouterr().err
     assert not (output / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("shares", "name"), [((0.9, 0.1, 0), "test"), ((0.9, 0, 0.1), "valid")]
+)
+def test_every_set_needs_rows(tmp_path, rng, capsys, shares, name):
+    path = write_csv(tmp_path / "x.csv", ["sequence", "label"], rows_with_motif(rng))
+    more = ("--train", path, "--output", tmp_path / "out", "--shares", *shares)
+    assert finetune(*more) == 2
+    assert f"no {name} rows, which fine-tuning needs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "more"),
+    [
+        ("prediction", []),
+        ("evaluated_as", []),
+        ("probability_sd", ["--seeds", 2, "--ensemble"]),
+    ],
+)
+def test_columns_like_predictions_are_refused_before_training(
+    tmp_path, rng, capsys, column, more
+):
+    rows = [(letters, y, "x") for letters, y in rows_with_motif(rng)]
+    path = write_csv(tmp_path / "x.csv", ["sequence", "label", column], rows)
+    files = ("--train", path, "--label-column", "label", "--output", tmp_path / "out")
+    assert finetune(*files, *more) == 2
+    assert f"x.csv already has a column {column!r}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_test_row_of_quantities_is_reported(tmp_path, rng):
+    """Its labels do not vary, so there is no unit to tell changes in."""
+    rows = [(s, y + i / 100, 1000 * y) for i, (s, y) in enumerate(rows_with_motif(rng))]
+    files = []
+    for name, part in (("train", rows[:60]), ("valid", rows[60:]), ("test", rows[:1])):
+        path = write_csv(tmp_path / f"{name}.csv", ["sequence", "x", "y"], part)
+        files += [f"--{name}", path]
+    assert finetune(*files, "--label-column", "x", "y", "--baselines", "classical",
+                    "--output", tmp_path / "one") == 0  # fmt: skip
+    found = json.loads((tmp_path / "one/metrics.json").read_text())
+    assert found["model"]["orientation"]["change"] is None
+    page = (tmp_path / "one/report.html").read_text()
+    assert "rmse_in_deviations" in page
+
+
+def test_labels_that_do_not_vary_are_said_and_the_report_is_made(tmp_path, rng, capsys):
+    rows = [(s, y, i // 2 % 2) for i, (s, y) in enumerate(rows_with_motif(rng))]
+    same = [(letters, 1, 0) for letters, *_ in rows[60:]]
+    files = []
+    for name, part in (("train", rows[:60]), ("valid", same[:30]), ("test", same[30:])):
+        path = write_csv(tmp_path / f"{name}.csv", ["sequence", "x", "y"], part)
+        files += [f"--{name}", path]
+    assert finetune(*files, "--label-column", "x", "y", "--baselines", "classical",
+                    "--output", tmp_path / "out") == 0  # fmt: skip
+    assert "all labels of the development set are the same" in capsys.readouterr().err
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert found["against_best_baseline"]["macro_auroc"]["estimate"] is None
+    assert "best baseline" not in (tmp_path / "out/report.html").read_text()
 
 
 def test_overlap_of_train_and_test_is_said(tmp_path, rng, capsys):

@@ -113,6 +113,39 @@ def test_regression_metrics(rng):
     assert constant["pearson"] == constant["spearman"] == 0
 
 
+def test_errors_of_several_targets_have_no_unit(rng):
+    labels = rng.normal(size=(200, 2)) * [1, 1000]
+    scores = labels + rng.normal(size=(200, 2)) * [0.1, 300]
+    task = Task(kind="regression", columns=("a", "b"))
+    found = metrics.score(task, labels, scores, ())
+    errors = np.sqrt(((labels - scores) ** 2).mean(0)) / labels.std(0)
+    assert found["rmse_in_deviations"] == pytest.approx(errors.mean())
+    assert "rmse" not in found
+    mean = np.tile(labels.mean(0), (200, 1))
+    level = metrics.chance(task, labels)
+    by_chance = metrics.score(task, labels, mean, ())
+    assert by_chance.keys() == level.keys()
+    for name, value in level.items():
+        assert by_chance[name] == pytest.approx(value), name
+
+
+def test_labels_that_are_all_alike(rng):
+    kinds = {
+        "binary": ([0, 0, 0], [0, 1, 0]),
+        "multilabel": ([[0, 1], [0, 1]], [[0, 1], [0, 0]]),
+    }
+    for kind, (same, other) in kinds.items():
+        task = Task(kind=kind, columns=("y",), classes=("a", "b"))
+        assert metrics.all_alike(task, np.array(same))
+        assert not metrics.all_alike(task, np.array(other))
+    task = Task(kind="per-base", columns=("y",), classes=("a", "b"))
+    bases = np.empty(2, object)
+    bases[:] = [np.array([1, 1, IGNORED]), np.array([1])]
+    assert metrics.all_alike(task, bases)
+    bases[1] = np.array([0])
+    assert not metrics.all_alike(task, bases)
+
+
 def test_per_base_counts_labelled_bases_only(rng):
     labels, scores = np.empty(3, object), np.empty(3, object)
     for row, length in enumerate((5, 9, 7)):

@@ -139,6 +139,28 @@ def test_split_by_contig_where_coordinates_are_known(tmp_path, rng):
     assert not contigs["train"] & contigs["test"]
 
 
+@pytest.mark.parametrize(("rows", "by"), [(1, "similarity"), (4, "contig")])
+def test_contigs_of_names_are_taken_where_they_hold_several_rows(
+    tmp_path, rng, rows, by
+):
+    """Names such as tx7:1-70 are one for each sequence, however often it repeats."""
+    lines = []
+    for number in range(60):
+        if number % 3 == 0:
+            letters = alphabet.decode(random_ids(rng))
+        place = f"{number // rows}:{100 * (number % rows)}-{100 * (number % rows) + 70}"
+        lines += [f">tx{place} label={number // 12 % 2}", letters]
+    (tmp_path / "x.fa").write_text("\n".join(lines) + "\n")
+    table = labelled.with_header_labels(read_sequences(tmp_path / "x.fa"))
+    data = labelled.label(table, labelled.detect_task(table, ("label",)))
+    result = splits.split_labelled(data)
+    assert result.by == by
+    if by == "similarity":
+        train, test = (data.take(result.rows(name)) for name in ("train", "test"))
+        known = {ids.tobytes() for ids in train.table.ids}
+        assert not any(ids.tobytes() in known for ids in test.table.ids)
+
+
 def test_one_family_cannot_be_split(tmp_path, rng):
     ids = random_ids(rng)
     lines = [f"{alphabet.decode(mutated(rng, ids, 2))},{i % 2}" for i in range(30)]

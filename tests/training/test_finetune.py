@@ -347,12 +347,51 @@ def test_buckets_hold_similar_lengths(rng):
 
 
 def test_early_stopping_reads_the_log():
-    def log(*scores):
-        return [{"eval_score": score} for score in scores]
+    def log(*scores, losses=None):
+        losses = losses or [1.0] * len(scores)
+        return [
+            {"eval_score": score, "eval_loss": loss}
+            for score, loss in zip(scores, losses, strict=True)
+        ]
 
     assert not has_stopped(log(0.5, 0.6, 0.6), 2)
     assert has_stopped(log(0.5, 0.6, 0.6, 0.5), 2)
     assert not has_stopped(log(0.5, 0.6, 0.5, 0.7), 2)
+    # Equal scores go on while the loss falls.
+    assert not has_stopped(log(1, 1, 1, losses=[0.6, 0.4, 0.2]), 2)
+    assert has_stopped(log(1, 1, 1, losses=[0.2, 0.4, 0.3]), 2)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_of_equal_scores_the_lowest_loss_is_kept(tmp_path, sets, monkeypatch, alike):
+    """All right in every epoch, or of one class, where no score is defined."""
+    train, valid = sets
+    if alike:
+        valid = replace(valid, labels=np.zeros_like(valid.labels))
+    else:
+        area = {**metrics.score(valid.task, valid.labels, perfect(valid), (0.5,))}
+        monkeypatch.setattr(metrics, "score", lambda *_: dict(area))
+    losses, kept = iter([0.6, 0.4, 0.5, 0.45]), []
+    judge = verb.FinetuneTrainer.judge
+
+    def judged(self):
+        scores, _ = judge(self)
+        kept.append(scores)
+        return scores, next(losses)
+
+    monkeypatch.setattr(verb.FinetuneTrainer, "judge", judged)
+    recipe = changed(RECIPE, epochs=5, patience=2)
+    run = verb.finetune(recipe, train, valid, tmp_path / "out").best
+    assert len({row["score"] for row in run.history}) == 1
+    assert (run.best_epoch, run.epochs) == (2, 4)
+    model = AutoModelForSequenceClassification.from_pretrained(run.folder).eval()
+    logits = predict_logits(model, valid.table.ids, strand_average=True)
+    found = TaskCard.read(run.folder).scores(logits * run.temperature)
+    np.testing.assert_allclose(found, kept[1], atol=1e-5)
+
+
+def perfect(data):
+    return np.eye(2)[data.labels]
 
 
 def test_class_weights_even_out(tmp_path, rng):

@@ -101,13 +101,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     recipe = _recipe(arguments)
     _check_models(arguments)
+    checkpoints = _checkpoints(arguments)
     _claim(arguments, recipe, chosen)
     total = len(chosen.tasks) * len(arguments.models)
     with progress("benchmark", total, "cells") as advance:
         for task in chosen.tasks:
             sets = read_task(task)
-            for model in arguments.models:
-                _cells(arguments, recipe, task, sets, model, chosen.metric)
+            benchmark.check_task(arguments.output, task.name, sets)
+            for model, files in checkpoints.items():
+                _cells(arguments, recipe, task, sets, model, files, chosen.metric)
                 advance(1)
     rows, pairs = benchmark.collect(arguments.output)
     benchmark.write_tables(rows, pairs, arguments.output)
@@ -132,6 +134,17 @@ def _check_models(arguments: argparse.Namespace) -> None:
             raise CrossDNAError(
                 f"{error}; nor is {name!r} a baseline: there are {', '.join(BASELINES)}"
             ) from error
+
+
+def _checkpoints(arguments: argparse.Namespace) -> dict[str, str]:
+    """Models and digests of their files, empty for what has none."""
+    from crossdna.analysis.supervised.baselines import find
+    from crossdna.models.fingerprint import files_digest
+
+    return {
+        name: files_digest(name) if find(name) is None else ""
+        for name in arguments.models
+    }
 
 
 def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
@@ -183,6 +196,7 @@ def _cells(
     task: SuiteTask,
     sets: Sets,
     model: str,
+    files: str,
     metric: str | None,
 ) -> None:
     import sys
@@ -199,7 +213,7 @@ def _cells(
         path = benchmark.cell_path(arguments.output, task.name, model, seed)
         names = {
             "task": task.name, "model": model, "seed": seed,
-            "reduced_train": task.reduced,
+            "reduced_train": task.reduced, "checkpoint": files,
         }  # fmt: skip
         fit = _fit(arguments, recipe, sets, model, seed, path.with_suffix(""))
         benchmark.run_cell(fit, sets, path, names, metric)

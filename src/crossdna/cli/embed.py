@@ -82,13 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
             f"{table.source}: no column {arguments.color!r}; there are "
             f"{', '.join(table.columns.columns)}"
         )
+    if arguments.plot and not arguments.plot.parent.is_dir():
+        raise CrossDNAError(f"{arguments.plot}: no folder {arguments.plot.parent}")
 
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.embedding import embed
     from crossdna.analysis.inference import load_model
     from crossdna.analysis.provenance import provenance
 
-    output = embed.check_output(arguments.output)
+    output = embed.check_output(arguments.output, table)
     devices = worker_devices(arguments.device, arguments.workers)
     job = embed.EmbedJob(
         model=arguments.model,

@@ -107,26 +107,49 @@ def run(arguments: argparse.Namespace) -> int:
 
     from crossdna.analysis.supervised.audit import audit_splits
     from crossdna.cli.labelled_options import input_options
-    from crossdna.data.labelled_inputs import read_sets
     from crossdna.errors import CrossDNAError
 
     # What is wrong with a table is said before torch is loaded, which takes seconds.
     options = input_options(arguments)
-    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+    sets = _sets(arguments, options)
 
+    from crossdna.analysis.supervised.report import check_columns
+    from crossdna.data.metrics import all_alike
     from crossdna.training.finetune import finetune
 
     recipe = _recipe(arguments)
     if arguments.ensemble and len(recipe.seeds) < 2:
         raise CrossDNAError("--ensemble needs models to join: --seeds 3, for example")
+    check_columns(sets, len(recipe.seeds) if arguments.ensemble else 1)
     audit = audit_splits(sets.named(), threshold=options.similarity)
-    for warning in audit.warnings():
+    warnings = audit.warnings()
+    if all_alike(sets.task, sets.valid.labels):
+        warnings.append(
+            "all labels of the development set are the same, so no score tells epochs "
+            "apart; the one with the lowest loss is kept"
+        )
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     output = _claim(arguments, recipe, options, sets)
     result = finetune(recipe, sets.train, sets.valid, output / RUNS_NAME)
     baselines = _baselines(arguments, result, sets)
     _report(arguments, result, baselines, sets, audit)
     return 0
+
+
+def _sets(arguments: argparse.Namespace, options: InputOptions) -> Sets:
+    """Read all three sets; none may be empty."""
+    from crossdna.data.labelled_inputs import read_sets
+    from crossdna.errors import CrossDNAError
+
+    sets = read_sets(arguments.train, arguments.valid, arguments.test, options)
+    for name, data in sets.named().items():
+        if not len(data):
+            raise CrossDNAError(
+                f"no {name} rows, which fine-tuning needs: give a file with --{name} "
+                "or a share above 0 with --shares"
+            )
+    return sets
 
 
 def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
@@ -155,36 +178,51 @@ def _claim(
     sets: Sets,
 ) -> Path:
     """Take the output directory; what is resumed must be the same run."""
-    import tomllib
-
     from crossdna.config import to_table, write_toml
-    from crossdna.data.sequence_tables import digest
-    from crossdna.errors import CrossDNAError
+    from crossdna.data.digests import set_digests
     from crossdna.files import atomic_open, claim_output_directory
 
     output = claim_output_directory(arguments.output, resume=arguments.resume)
     path = output / RECIPE_NAME
     data = {name: list(getattr(arguments, name)) for name in ("train", "valid", "test")}
-    digests = {f"{n}_digest": digest(part.table) for n, part in sets.named().items()}
-    label = {"kind": sets.task.kind, "labels": list(sets.task.columns)}
+    task = sets.task
+    label = {
+        "kind": task.kind, "labels": list(task.columns), "classes": list(task.classes)
+    }  # fmt: skip
     split = {"split_by": sets.how, "split_seed": options.seed}
     table = {
-        "data": {**data, **digests, **label, **split},
+        "data": {**data, **label, **set_digests(sets), **split},
         "finetune": to_table(recipe),
     }
     if path.is_file():
-        before = tomllib.loads(path.read_text())
-        for section, values in table.items():
-            for key, value in values.items():
-                if before.get(section, {}).get(key) != value:
-                    raise CrossDNAError(
-                        f"{path}: the run was started with {section}.{key} = "
-                        f"{before.get(section, {}).get(key)!r}, not {value!r}; resume "
-                        "it unchanged or start another one"
-                    )
+        _require_same(path, table)
     with atomic_open(path) as handle:
         handle.write(write_toml(table))
     return output
+
+
+def _require_same(path: Path, table: dict[str, dict[str, Any]]) -> None:
+    """Compare with how the run was started, which `path` says."""
+    import tomllib
+
+    from crossdna.errors import CrossDNAError
+
+    before = tomllib.loads(path.read_text())
+    if "train_label_digest" not in before.get("data", {}):
+        raise CrossDNAError(
+            f"{path}: the run was started by an older version, which kept no digest of "
+            "the labels, so they cannot be compared; start another one"
+        )
+    for section, values in table.items():
+        kept = before.get(section, {})
+        # What is None is not in the file: an option may have come, or gone.
+        for key in {**values, **kept}:
+            if kept.get(key) != values.get(key):
+                raise CrossDNAError(
+                    f"{path}: the run was started with {section}.{key} = "
+                    f"{kept.get(key)!r}, not {values.get(key)!r}; resume it unchanged "
+                    "or start another one"
+                )
 
 
 def _baselines(

@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model, devices[0], trust_remote_code=trust, execution=execution
     )
     card = model.card
-    sample = finetuned.prediction_columns(card, finetuned.nothing_scored(model))
+    nothing = finetuned.nothing_scored(card.task, len(model.networks))
+    sample = finetuned.prediction_columns(card, nothing)
     finetuned.joined(table.columns.head(0), sample, table.source)
     long = int((table.lengths > card.max_length).sum())
     if long:

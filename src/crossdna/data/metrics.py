@@ -14,6 +14,8 @@ from scipy.stats import rankdata
 from crossdna.data.labelled import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from crossdna.data.labelled import Task
@@ -31,12 +33,31 @@ SELECTING: Final = {**PRIMARY, "binary": "auroc"}
 """The metric of the development set that decides between models: of a binary task the
 area under the curve, which needs no threshold and is less noisy than the MCC."""
 
+SCALED_RMSE: Final = "rmse_in_deviations"
+"""RMSE of several targets: each is divided by the standard deviation of its labels."""
+
 
 def flatten_bases(values: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
     """Lay the labelled bases of all rows end to end: (bases, ...) of values, labels."""
     every = np.concatenate(list(labels))
     counted = every != IGNORED
     return np.concatenate(list(values))[counted], every[counted]
+
+
+def best_judgement(scores: Sequence[float], losses: Sequence[float]) -> int:
+    """Which of several judgements on a development set is the best.
+
+    Of equal scores (all right, or none defined) the one with the lowest loss.
+    """
+    return max(range(len(scores)), key=lambda place: (scores[place], -losses[place]))
+
+
+def all_alike(task: Task, labels: NDArray) -> bool:
+    """Whether all labels of a set are the same: then no score tells models apart."""
+    if task.kind == "per-base":
+        labels = np.concatenate(list(labels))
+        labels = labels[labels != IGNORED]
+    return bool((labels == labels[:1]).all())
 
 
 def choose_thresholds(
@@ -123,14 +144,23 @@ def score(
     targets = [
         _quantity_metrics(labels[:, i], scores[:, i]) for i in range(scores.shape[1])
     ]
-    return {name: _mean([part[name] for part in targets]) for name in targets[0]}
+    found = {name: _mean([part[name] for part in targets]) for name in targets[0]}
+    if len(targets) > 1:
+        # Targets may have units that have nothing to do with each other.
+        del found["rmse"]
+        pairs = zip(targets, labels.std(0), strict=True)
+        scaled = [part["rmse"] / sd if sd else np.nan for part, sd in pairs]
+        found[SCALED_RMSE] = _mean(scaled)
+    return found
 
 
 def chance(task: Task, labels: NDArray) -> dict[str, float]:
     """What each metric is for a predictor that knows the class shares, nothing else."""
     if task.kind == "regression":
-        spread = float(np.mean(labels.std(0)))
-        return {"pearson": 0.0, "spearman": 0.0, "r2": 0.0, "rmse": spread}
+        found = {"pearson": 0.0, "spearman": 0.0, "r2": 0.0}
+        if labels.shape[1] > 1:
+            return {**found, SCALED_RMSE: 1.0}
+        return {**found, "rmse": float(labels.std())}
     if task.kind == "multilabel":
         parts = [_binary_chance(labels[:, i]) for i in range(labels.shape[1])]
         return {f"macro_{name}": _mean([p[name] for p in parts]) for name in parts[0]}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 from crossdna.data import mmseqs, similarity
+from crossdna.data import sequence_tables as tables
 from crossdna.data.labelled import class_strata
 from crossdna.errors import CrossDNAError
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SPLITS: Final = ("train", "valid", "test")
 By = Literal["auto", "contig", "similarity", "mmseqs"]
+ROWS_PER_CONTIG: Final = 3
+"""On average, from which on a contig in names is taken for a chromosome: names such as
+transcript7:1-70 have one for every sequence or two."""
 
 
 class SplitResult(NamedTuple):
@@ -59,7 +63,8 @@ def split_labelled(
         Of train, valid and test; a share of 0 leaves a split out.
     by
         ``"auto"`` takes chromosomes when each row has coordinates on at least as many
-        as there are splits.
+        as there are splits; where the coordinates are from names, only if they hold
+        `ROWS_PER_CONTIG` rows on average.
     threshold
         Of the similarity; see `crossdna.data.similarity`.
 
@@ -71,8 +76,8 @@ def split_labelled(
     wanted = [share > 0 for share in shares]
     contigs = _contigs(data)
     if by == "auto":
-        enough = contigs is not None and len(np.unique(contigs)) >= sum(wanted)
-        by = "contig" if enough else "similarity"
+        chosen = contigs is not None and _are_chromosomes(data, contigs, sum(wanted))
+        by = "contig" if chosen else "similarity"
     if by == "contig":
         if contigs is None:
             raise CrossDNAError(
@@ -139,6 +144,18 @@ def _contigs(data: LabelledSet) -> NDArray[np.int64] | None:
         return None
     names = [region.contig for region in regions]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def _are_chromosomes(
+    data: LabelledSet, contigs: NDArray[np.int64], fewest: int
+) -> bool:
+    """Whether to part by contigs: there are so many, and they seem no row's own."""
+    number = len(np.unique(contigs))
+    if number < fewest:
+        return False
+    columns = (tables.CONTIG_NAMES, tables.START_NAMES, tables.END_NAMES)
+    told = all(tables.find_column(data.table.columns, names) for names in columns)
+    return told or len(contigs) >= ROWS_PER_CONTIG * number
 
 
 def _require_all(

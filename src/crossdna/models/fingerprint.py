@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
+from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
+from crossdna.models.weight_files import weight_files
 from crossdna.zoo.shipped import resolve
 
 if TYPE_CHECKING:
@@ -91,6 +93,22 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         values: Any = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def files_digest(checkpoint: str | Path) -> str:
+    """32 hex digits of a checkpoint's weights and configuration as they lie on disk.
+
+    Needs no model to be loaded, but also changes with how the same weights are written.
+    Empty for what is no directory here.
+    """
+    folder = Path(resolve(checkpoint))
+    if not folder.is_dir():
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in (folder / CONFIG_NAME, *weight_files(folder)):
+        with path.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "blake2b").digest())
     return digest.hexdigest()
 
 

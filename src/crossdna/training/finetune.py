@@ -422,7 +422,9 @@ def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> Ru
         scores = trainer.card.scores(trainer.valid_logits(network))
     thresholds = metrics.choose_thresholds(task, labels, scores)
     history = _history(trainer.state.log_history)
-    best = max(range(len(history)), key=lambda row: history[row]["score"])
+    best = metrics.best_judgement(
+        [row["score"] for row in history], [row["loss"] for row in history]
+    )
     facts: dict[str, Any] = {
         "seed": seed,
         "score": history[best]["score"],

@@ -208,8 +208,10 @@ class FinetuneTrainer(Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Keep the best weights so far beside the checkpoints."""
-        improved = super()._determine_best_metric(metrics, trial)
+        improved = epochs_since_best(self.state.log_history) == 0
         if improved:
+            self.state.best_metric = metrics["eval_score"]
+            self.state.best_global_step = self.state.global_step
             place = best_path(self.folder, self.state.global_step)
             shutil.rmtree(place, ignore_errors=True)
             with atomic_directory(place) as part:
@@ -268,7 +270,11 @@ def has_stopped(log: Sequence[dict[str, float]], patience: int) -> bool:
 
     Told from the log alone, so that a resumed run stops where another would have.
     """
-    scores = [row["eval_score"] for row in log if "eval_score" in row]
-    if len(scores) <= patience:
-        return False
-    return len(scores) - 1 - int(np.argmax(scores)) >= patience
+    return epochs_since_best(log) >= patience
+
+
+def epochs_since_best(log: Sequence[dict[str, float]]) -> int:
+    """How many judgements of a log came after the best one."""
+    judged = [row for row in log if "eval_score" in row]
+    scores, losses = ([row[f"eval_{k}"] for row in judged] for k in ("score", "loss"))
+    return len(judged) - 1 - metrics.best_judgement(scores, losses)

@@ -57,6 +57,39 @@ def test_counts_between_splits(tmp_path, random_rows):
     assert "4 of 10 test sequences have a relative in train" in text
 
 
+def test_labels_in_other_columns_are_other_labels(tmp_path, random_rows):
+    """Only the labels of bases are read backwards on the other strand."""
+    sets = {}
+    task = labelled.Task(kind="multilabel", columns=("a", "b"), classes=("a", "b"))
+    for name, pair in (("train", "0,1"), ("test", "1,0")):
+        letters = [alphabet.decode(ids) for ids, _ in random_rows[:8]]
+        lines = ["sequence,a,b", *(f"{row},{pair}" for row in letters)]
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join([*lines, f"{letters[0]},{pair[::-1]}"]) + "\n")
+        sets[name] = labelled.label(read_sequences(path), task)
+    audit = audit_splits(sets)
+    (pair,) = audit.pairs
+    # The first sequence has either label in both.
+    assert (pair.identical, pair.conflicting) == (9, 8)
+    assert [part.conflicting for part in audit.splits] == [1, 1]
+
+
+def test_labels_of_bases_are_turned_with_the_strand(tmp_path, random_rows):
+    task = labelled.Task(kind="per-base", columns=("label",), classes=("A", "B"))
+    sets = {}
+    for name, label in (("train", "AAB"), ("test", "BAA"), ("wrong", "ABA")):
+        ids = random_rows[0][0][:3]
+        letters = alphabet.decode(
+            ids if name == "train" else alphabet.reverse_complement(ids)
+        )
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"sequence,label\n{letters},{label}\n")
+        table = read_sequences(path, sequence_column="sequence")
+        sets[name] = labelled.label(table, task)
+    found = {p.second: p.conflicting for p in audit_splits(sets).pairs[:2]}
+    assert found == {"test": 0, "wrong": 1}
+
+
 def test_clean_splits_give_no_warning(tmp_path, random_rows):
     sets = {
         "train": dataset(tmp_path, "a", random_rows[:20]),

@@ -96,6 +96,36 @@ def test_quantities_and_several_labels(tmp_path, rng):
     assert fitted.scores(valid.table.ids).shape == (100, 2)
 
 
+@pytest.mark.parametrize("name", ["kmer", "markov", "pwm"])
+@pytest.mark.parametrize("absent", ["a", "b", "c"])
+def test_a_class_that_training_lacks_is_never_called(tmp_path, rng, name, absent):
+    rows = [(s, "abc"[i % 3]) for i, (s, _) in enumerate(rows_with_motif(rng, 90))]
+    data = read(write_csv(tmp_path / "x.csv", ["sequence", "label"], rows))
+    number = data.task.classes.index(absent)
+    train = data.take(np.flatnonzero(data.labels[:60] != number))
+    valid = data.take(range(60, 90))
+    scores = baselines.BASELINES[name].fit(train, valid, 0).scores(valid.table.ids)
+    assert scores.shape == (30, 3)
+    np.testing.assert_allclose(scores.sum(1), 1)
+    assert not scores[:, number].any()
+    assert (scores[:, [n for n in range(3) if n != number]] > 0).all()
+
+
+def test_a_label_with_one_class_in_training_is_a_constant(tmp_path, rng):
+    rows = [
+        (letters, label, int(i >= 90), int(i < 90))
+        for i, (letters, label) in enumerate(rows_with_motif(rng, 100))
+    ]
+    path = write_csv(tmp_path / "x.csv", ["sequence", "a", "b", "c"], rows)
+    data = read(path, "multilabel", ("a", "b", "c"))
+    train, valid = data.take(range(60)), data.take(range(60, 100))
+    scores = classical.KmerModel(train, valid).scores(valid.table.ids)
+    assert scores[:, 1:].tolist() == [[0, 1]] * 40
+    assert metrics.auroc(valid.labels[:, 0], scores[:, 0]) > 0.6
+    alike = train.take(np.flatnonzero(train.labels[:, 0] == 1))
+    assert (classical.KmerModel(alike, valid).scores(valid.table.ids)[:, 0] == 1).all()
+
+
 def test_symmetric_net_is_symmetric():
     torch.manual_seed(0)
     net = compact.SymmetricNet(2, 40).eval()

@@ -88,6 +88,50 @@ def test_turned_sequences_are_judged(data):
     assert judged.orientation.change == pytest.approx(0.8)
 
 
+class Quantities:
+    """Predictor of quantities that turns each to another one on the other strand."""
+
+    def __init__(self, data, shift):
+        self.known = {}
+        rows = zip(data.table.ids, data.labels, strict=True)
+        for ids, values in rows:
+            self.known[ids.tobytes()] = values
+            self.known[alphabet.reverse_complement(ids).tobytes()] = values + shift
+
+    def scores(self, sequences):
+        return np.stack([self.known[ids.tobytes()] for ids in sequences])
+
+
+def quantities(folder, rng, values):
+    rows = [("".join(rng.choice(list("ACGT"), 20)), *row) for row in values]
+    path = write_csv(folder / "q.csv", ["sequence", "a", "b"], rows)
+    task = labelled.Task(kind="regression", columns=("a", "b"))
+    return labelled.label(read_sequences(path), task)
+
+
+@pytest.mark.parametrize("target", [0, 1])
+def test_change_by_strand_weighs_targets_by_their_spread(tmp_path, rng, target):
+    data = quantities(tmp_path, rng, rng.normal(size=(50, 2)) * [1, 1000])
+    shift = np.zeros(2)
+    shift[target] = data.labels.std(0)[target]
+    predictor = Quantities(data, shift)
+    scores = predictor.scores(data.table.ids)
+    found = comparison.orientation(predictor, data, scores, ())
+    assert found.change == pytest.approx(0.5)
+
+
+def test_change_by_strand_is_undefined_where_no_label_varies(tmp_path, rng):
+    data = quantities(tmp_path, rng, [(1, 5)])
+    predictor = Quantities(data, np.ones(2))
+    scores = predictor.scores(data.table.ids)
+    found = comparison.orientation(predictor, data, scores, ())
+    assert np.isnan(found.change)
+    one = quantities(tmp_path, rng, [(1, 5), (3, 5)])
+    predictor = Quantities(one, np.ones(2))
+    scores = predictor.scores(one.table.ids)
+    assert comparison.orientation(predictor, one, scores, ()).change == 1
+
+
 def test_counts_per_sequence_give_the_resamples_of_bases(tmp_path, rng):
     rows = [
         ("".join(rng.choice(list("ACGT"), n)), "".join(rng.choice(list("XYZ."), n)))

@@ -80,7 +80,8 @@ def test_ensemble_is_the_mean_of_its_members(kind, rng):
     table = finetuned.prediction_columns(joint.card, found)
     assert table.columns == COLUMNS[kind]
     assert len(table) == 3
-    nothing = finetuned.prediction_columns(joint.card, finetuned.nothing_scored(joint))
+    nothing = finetuned.nothing_scored(joint.card.task, len(members))
+    nothing = finetuned.prediction_columns(joint.card, nothing)
     assert nothing.columns == table.columns
     if task.kind == "per-base":
         assert [len(row) for row in table["probability_sd"]] == [30, 20, 70]

@@ -168,9 +168,19 @@ def run_embedding(
     return found
 
 
-def check_output(path: str | Path) -> Path:
-    """Give `path` back if embeddings can be written there, else raise an error."""
+def check_output(path: str | Path, table: SequenceTable) -> Path:
+    """Give `path` back if embeddings can be written there, else raise an error.
+
+    Parameters
+    ----------
+    table
+        The sequences, whose columns Parquet keeps.
+    """
     path = Path(path)
+    if path.suffix == ".parquet" and "embedding" in table.columns.columns:
+        raise CrossDNAError(
+            f"{table.source} already has a column 'embedding'; rename it"
+        )
     if path.suffix not in SUFFIXES:
         raise CrossDNAError(
             f"{path}: embeddings are written as {', '.join(SUFFIXES)}; end the name in "
@@ -199,8 +209,6 @@ def write_embedding(found: Embedding, path: Path, metadata: Mapping[str, str]) -
 
 def _parquet(found: Embedding, path: Path, metadata: Mapping[str, str]) -> None:
     columns = found.table.columns
-    if "embedding" in columns.columns:
-        raise CrossDNAError(f"{found.table.source} already has a column 'embedding'")
     arrow = columns.to_arrow()
     vector = pa.list_(pa.float32(), found.shape[1])
     kind = pa.list_(vector) if found.per_base else vector

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from crossdna.data.labelled import LabelledSet
+    from crossdna.data.labelled import LabelledSet, Task
     from crossdna.data.sequence_tables import SequenceTable
 
 Method = Literal["sketch", "mmseqs"]
@@ -183,7 +183,8 @@ def _within(name: str, data: LabelledSet, in_corpus: float | None) -> Within:
         earlier = first.setdefault(similarity.canonical(ids), row)
         if earlier != row:
             repeats += 1
-            conflicting += not _same_label(data.labels[earlier], data.labels[row])
+            same = _same_label(data.task, data.labels[earlier], data.labels[row])
+            conflicting += not same
     lengths = data.table.lengths
     return Within(
         name=name,
@@ -214,7 +215,8 @@ def _between(
         if place is not None:
             identical += ids.tobytes() in exact
             reverse += ids.tobytes() not in exact
-            conflicting += not _same_label(earlier.labels[place], later.labels[row])
+            same = _same_label(later.task, earlier.labels[place], later.labels[row])
+            conflicting += not same
     return Pair(
         first=first,
         second=second,
@@ -227,9 +229,12 @@ def _between(
     )
 
 
-def _same_label(first: Any, second: Any) -> bool:
-    # The per-base labels of a reverse complement stand in reverse order.
-    return np.array_equal(first, second) or np.array_equal(first, np.flip(second))
+def _same_label(task: Task, first: Any, second: Any) -> bool:
+    if np.array_equal(first, second):
+        return True
+    # The labels of a reverse complement's bases stand in reverse order; those of
+    # several columns do not.
+    return task.kind == "per-base" and np.array_equal(first, np.flip(second))
 
 
 def _class_counts(data: LabelledSet) -> dict[str, int]:

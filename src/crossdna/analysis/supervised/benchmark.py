@@ -19,6 +19,8 @@ from crossdna.analysis.statistics import interval
 from crossdna.analysis.supervised.classical import Predictor
 from crossdna.analysis.supervised.comparison import ask
 from crossdna.data import metrics
+from crossdna.data.digests import set_digests
+from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path
 
 if TYPE_CHECKING:
@@ -80,12 +82,53 @@ class Cell:
     """Hidden state that a probe reads."""
     made: dict[str, str] = field(default_factory=dict)
     """When and by which versions; empty in cells of older versions."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Digests of the sets, see `crossdna.data.digests`; empty likewise."""
+    checkpoint: str = ""
+    """Of the files that it started from; see `crossdna.models.fingerprint`."""
 
 
 def cell_path(folder: Path, task: str, model: str, seed: int) -> Path:
     """Where a cell's result lies; names may hold slashes."""
-    safe = [part.replace("/", "__").replace(":", "_") for part in (task, model)]
-    return folder / CELLS / safe[0] / safe[1] / f"seed-{seed}.json"
+    return folder / CELLS / _safe(task) / _safe(model) / f"seed-{seed}.json"
+
+
+def _safe(name: str) -> str:
+    return name.replace("/", "__").replace(":", "_")
+
+
+def check_task(folder: Path, task: str, sets: Sets) -> None:
+    """Refuse sets that differ from those of the finished cells of a task.
+
+    Models are compared row by row, so all must have seen the same ones. Cells of older
+    versions do not tell.
+
+    Raises
+    ------
+    CrossDNAError
+        Says which cell, and what has changed.
+    """
+    data = set_digests(sets)
+    for path in sorted((folder / CELLS / _safe(task)).glob("*/seed-*.json")):
+        _check_data(read_cell(path), data, path)
+
+
+def _check_data(cell: Cell, data: dict[str, str], path: Path) -> None:
+    changed = [key for key, value in data.items() if cell.data.get(key, value) != value]
+    if changed:
+        names = ", ".join(key.removesuffix("_digest") for key in changed)
+        raise CrossDNAError(
+            f"{path}: the cell was made with other data: changed are {names}; remove "
+            f"{path.parents[1]}, or choose another directory"
+        )
+
+
+def _check_checkpoint(cell: Cell, checkpoint: str, path: Path) -> None:
+    if cell.checkpoint and cell.checkpoint != checkpoint:
+        raise CrossDNAError(
+            f"{path}: the cell was made with other files of {cell.model}; remove "
+            f"{path.parent}, or choose another directory"
+        )
 
 
 def run_cell(
@@ -100,13 +143,23 @@ def run_cell(
     Parameters
     ----------
     names
-        ``task``, ``model``, ``seed`` and ``reduced_train`` of the cell; ``made``, a
-        dictionary of what else is to be told about its making.
+        ``task``, ``model``, ``seed`` and ``reduced_train`` of the cell; ``checkpoint``,
+        a digest of the files that it starts from; ``made``, a dictionary of what else
+        is to be told about its making.
     metric
         What the suite is reported by; None: the first metric of the kind of task.
+
+    Raises
+    ------
+    CrossDNAError
+        The cell that is there was made with other data or another checkpoint.
     """
+    data = set_digests(sets)
     if path.is_file():
-        return read_cell(path)
+        kept = read_cell(path)
+        _check_data(kept, data, path)
+        _check_checkpoint(kept, names.get("checkpoint", ""), path)
+        return kept
     memory = PeakMemory()
     start = time.perf_counter()
     fitted = fit()
@@ -134,6 +187,7 @@ def run_cell(
         parameters=fitted.parameters,
         fingerprint=fitted.fingerprint,
         layer=fitted.layer,
+        data=data,
         **names | {"made": _versions() | names.get("made", {})},
     )
     _keep(cell, answers.resampled, path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy import sparse
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
@@ -116,9 +117,9 @@ class LinearModel:
         if self.task.kind == "regression":
             return np.stack([model.predict(features) for model in fitted], axis=1)
         if self.task.kind == "multilabel":
-            parts = [model.predict_proba(features)[:, 1] for model in fitted]
+            parts = [_probabilities(model, features, 2)[:, 1] for model in fitted]
             return np.stack(parts, axis=1)
-        return fitted[0].predict_proba(features)
+        return _probabilities(fitted[0], features, self.task.outputs)
 
 
 class KmerModel:
@@ -188,11 +189,20 @@ def _columns(task: Task, labels: NDArray) -> list[NDArray]:
 def _fit(task: Task, features: Any, labels: NDArray, strength: float) -> Any:
     if task.kind == "regression":
         return Ridge(alpha=1 / strength).fit(features, labels)
+    if len(np.unique(labels)) < 2:
+        return DummyClassifier().fit(features, labels)
     model = LogisticRegression(C=strength, max_iter=300)
     with warnings.catch_warnings():
         # Not quite converged is good enough: the development set judges it.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, labels)
+
+
+def _probabilities(model: Any, features: Any, classes: int) -> NDArray[np.float64]:
+    """(rows, classes); zero for those that training had no row of."""
+    found = np.zeros((features.shape[0], classes))
+    found[:, model.classes_.astype(int)] = model.predict_proba(features)
+    return found
 
 
 def _selecting(task: Task, labels: NDArray, scores: NDArray) -> float:
@@ -211,7 +221,7 @@ class MarkovClassifier:
     name = "markov"
 
     def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
-        self.prior = np.log(np.bincount(train.labels, minlength=train.task.outputs))
+        self.prior = _prior(train)
         best = -np.inf
         for order in _ORDERS:
             tables = [
@@ -255,7 +265,7 @@ class HiddenMarkovClassifier:
     name = "hidden Markov"
 
     def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
-        self.prior = np.log(np.bincount(train.labels, minlength=train.task.outputs))
+        self.prior = _prior(train)
         best = -np.inf
         for states in _STATES:
             chains = [
@@ -306,6 +316,13 @@ def _rows(data: LabelledSet) -> list[tuple[NDArray[np.uint8], int]]:
     return list(zip(data.table.ids, data.labels, strict=True))
 
 
+def _prior(train: LabelledSet) -> NDArray[np.float64]:
+    """(classes,) logarithm of how many rows each has."""
+    # Minus infinity for a class without any: it is never called.
+    with np.errstate(divide="ignore"):
+        return np.log(np.bincount(train.labels, minlength=train.task.outputs))
+
+
 def _chain(sequences: Sequence[NDArray[np.uint8]], order: int) -> NDArray[np.float64]:
     """Log-probability of the last base of each word of `order` + 1 bases."""
     counts = np.full(4 ** (order + 1), _PSEUDO)
@@ -327,7 +344,7 @@ class PositionWeights:
 
     def __init__(self, train: LabelledSet, valid: LabelledSet) -> None:
         self.length = int(train.table.lengths[0])
-        self.prior = np.log(np.bincount(train.labels, minlength=train.task.outputs))
+        self.prior = _prior(train)
         pairs = _pairs(train.table.ids, self.length)
         places = np.arange(self.length)
         tables = []

@@ -32,8 +32,8 @@ class Orientation(NamedTuple):
     score : float
         The task's first metric on the turned sequences.
     change : float
-        Mean absolute change of the scores (probabilities, or quantities in units of the
-        standard deviation of the labels).
+        Mean absolute change of the scores (probabilities, or quantities, each in units
+        of the standard deviation of its labels; NaN where none has any).
     """
 
     score: float
@@ -244,13 +244,32 @@ def orientation(
         mirrored = np.empty(len(other), object)
         mirrored[:] = [row[::-1] for row in other]
         other = mirrored
-        change = float(np.abs(np.concatenate(scores) - np.concatenate(other)).mean())
+        apart = np.abs(np.concatenate(scores) - np.concatenate(other))
+    elif task.kind == "regression":
+        apart = in_deviations(np.abs(scores - other), test.labels)
     else:
-        change = float(np.abs(scores - other).mean())
-    if task.kind == "regression":
-        change /= float(np.mean(test.labels.std(0)))
+        apart = np.abs(scores - other)
     found = metrics.score(task, test.labels, other, thresholds)
-    return Orientation(found[metrics.PRIMARY[task.kind]], change)
+    return Orientation(found[metrics.PRIMARY[task.kind]], float(apart.mean()))
+
+
+def in_deviations(apart: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    """How far rows are off in units of the standard deviation of each target's labels.
+
+    Parameters
+    ----------
+    apart, labels : (rows, targets)
+
+    Returns
+    -------
+    (rows,)
+        Mean over the targets that vary; NaN where none does.
+    """
+    spread = labels.std(0)
+    varies = spread > 0
+    if not varies.any():
+        return np.full(len(apart), np.nan)
+    return (apart[:, varies] / spread[varies]).mean(1)
 
 
 def difference(first: Judged, second: Judged, task: Task) -> Interval:

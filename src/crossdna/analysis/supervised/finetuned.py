@@ -244,11 +244,11 @@ def _base_columns(task: Task, scored: Scored, decided: NDArray) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def nothing_scored(model: FinetunedModel) -> Scored:
+def nothing_scored(task: Task, networks: int) -> Scored:
     """Scores of no sequence, to learn which columns there will be."""
-    per_base = model.card.task.kind == "per-base"
-    empty = np.empty(0, object) if per_base else np.empty((0, model.card.task.outputs))
-    return Scored(empty, empty if len(model.networks) > 1 else None)
+    per_base = task.kind == "per-base"
+    empty = np.empty(0, object) if per_base else np.empty((0, task.outputs))
+    return Scored(empty, empty if networks > 1 else None)
 
 
 def joined(table: pl.DataFrame, added: pl.DataFrame, source: str) -> pl.DataFrame:

@@ -54,7 +54,7 @@ def learning_figure(runs: Sequence[tuple[str, Sequence[dict[str, float]]]]) -> F
             left.plot(epochs, held_out, color=colour, label=name)
             scores = [row["score"] for row in history]
             right.plot(epochs, scores, color=colour, marker="o", markersize=3)
-            best = int(np.argmax(scores))
+            best = metrics.best_judgement(scores, held_out)
             right.plot(epochs[best], scores[best], "*", color=colour, markersize=12)
         left.set(title="Loss (dotted: training)", xlabel="epoch", ylabel="loss")
         right.set(title="Development set (star: kept)", xlabel="epoch", ylabel="score")
@@ -178,16 +178,18 @@ def orientation_figure(judged: Sequence[Judged], task: Task) -> Figure:
         rows = np.arange(len(judged))[::-1]
         _arrows(left, judged, rows, task)
         changes = [one.orientation.change for one in judged]
-        right.barh(rows, changes, height=0.5, color=BLUE)
-        for row, change in zip(rows, changes, strict=True):
-            right.annotate(f"{change:.2g}", (change, row), (4, -3),
-                           textcoords="offset points", fontsize=9)  # fmt: skip
+        lengths = np.nan_to_num(changes)
+        right.barh(rows, lengths, height=0.5, color=BLUE)
+        for row, change, length in zip(rows, changes, lengths, strict=True):
+            says = "undefined" if np.isnan(change) else f"{change:.2g}"
+            right.annotate(says, (length, row), (4, -3), textcoords="offset points",
+                           fontsize=9)  # fmt: skip
         left.set_yticks(rows, [one.name for one in judged])
         left.set_title("As given (o) and reverse complemented (x)")
         left.set_xlabel(metrics.PRIMARY[task.kind].upper())
         right.set_title("Mean change of the prediction")
         right.set_xlabel("absolute change (0: same answer for both strands)")
-        right.set_xlim(0, max(0.05, 1.15 * max(changes)))
+        right.set_xlim(0, max(0.05, 1.15 * max(lengths)))
         return figure
 
 

@@ -26,16 +26,19 @@ from crossdna.analysis.supervised import plots as finetune_plots
 from crossdna.analysis.supervised.finetuned import (
     Scored,
     joined,
+    nothing_scored,
     prediction_columns,
 )
 from crossdna.data import metrics
 from crossdna.data.table_files import write_table
+from crossdna.data.task_card import TaskCard
 from crossdna.files import atomic_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from crossdna.analysis.provenance import Provenance
     from crossdna.analysis.report import Part
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from crossdna.analysis.supervised.audit import Audit
     from crossdna.analysis.supervised.comparison import Judged
     from crossdna.analysis.supervised.finetuned import FinetunedModel
+    from crossdna.data.labelled import LabelledSet
     from crossdna.data.labelled_inputs import Sets
 
 METRICS_NAME: Final = "metrics.json"
@@ -183,6 +187,34 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def check_columns(sets: Sets, networks: int) -> None:
+    """Refuse tables with a column that `write_predictions` adds, before any training.
+
+    Parameters
+    ----------
+    networks
+        How many the predictions will be the mean of.
+
+    Raises
+    ------
+    CrossDNAError
+        Names the file and the column.
+    """
+    task = sets.task
+    # The columns depend on the task alone.
+    card = TaskCard(
+        task=task, strands="both", max_length=1, thresholds=(0.5,) * task.outputs
+    )
+    sample = prediction_columns(card, nothing_scored(task, networks))
+    for data in (sets.valid, sets.test):
+        table = data.table.with_sequences().head(0)
+        joined(table, _evaluated(sample, ""), data.table.source)
+
+
+def _evaluated(columns: pl.DataFrame, name: str) -> pl.DataFrame:
+    return columns.with_columns(pl.lit(name).alias("evaluated_as"))
+
+
 def write_predictions(found: Evaluation, folder: Path) -> None:
     """Write predictions.parquet: the rows of development and test set with all columns.
 
@@ -197,8 +229,7 @@ def write_predictions(found: Evaluation, folder: Path) -> None:
             if judged
             else found.model.scored(data.table.ids)
         )
-        columns = prediction_columns(found.model.card, scored)
-        columns = columns.with_columns(pl.lit(name).alias("evaluated_as"))
+        columns = _evaluated(prediction_columns(found.model.card, scored), name)
         table = data.table.with_sequences()
         parts.append(joined(table, columns, data.table.source))
     write_table(
@@ -248,7 +279,8 @@ def _opening(found: Evaluation, table: dict[str, Any]) -> list[Part]:
         )
     ]
     gain = table.get("against_best_baseline")
-    if gain:
+    # Without both classes in any label there is nothing to compare by.
+    if gain and gain[primary]["estimate"] is not None:
         parts.insert(0, Paragraph(_verdict(gain["name"], gain[primary]), "lead"))
     parts += [Paragraph(f"Warning: {text}.") for text in found.audit.warnings()]
     return parts
@@ -390,18 +422,7 @@ def _orientation(found: Evaluation, pictures: Path) -> Section:
 
 
 def _errors(found: Evaluation) -> Section:
-    task, test, ours = found.sets.task, found.sets.test, found.judged[0]
-    if task.kind in ("binary", "multiclass"):
-        cost = 1 - ours.scores[np.arange(len(test)), test.labels]
-    elif task.kind == "per-base":
-        cost = np.array(
-            [
-                float((row.argmax(1) != truth)[truth >= 0].mean())
-                for row, truth in zip(ours.scores, test.labels, strict=True)
-            ]
-        )
-    else:
-        cost = np.abs(ours.scores - test.labels).mean(1)
+    test, cost = found.sets.test, _costs(found.sets.test, found.judged[0].scores)
     rows = []
     for row in np.argsort(-cost, kind="stable")[:WORST_SHOWN]:
         letters = alphabet.decode(test.table.ids[row])
@@ -414,6 +435,23 @@ def _errors(found: Evaluation) -> Section:
             Paragraph("Wrong labels are often among them; look before you train more."),
         ],
     )
+
+
+def _costs(test: LabelledSet, scores: NDArray) -> NDArray[np.float64]:
+    """(rows,) how far off each is; several targets in deviations of their labels."""
+    labels, kind = test.labels, test.task.kind
+    if kind in ("binary", "multiclass"):
+        return 1 - scores[np.arange(len(test)), labels]
+    if kind == "per-base":
+        shares = [
+            float((row.argmax(1) != truth)[truth >= 0].mean())
+            for row, truth in zip(scores, labels, strict=True)
+        ]
+        return np.array(shares)
+    apart = np.abs(scores - labels)
+    if kind == "regression" and test.task.outputs > 1:
+        return comparison.in_deviations(apart, labels)
+    return apart.mean(1)
 
 
 def _trust(found: Evaluation) -> Section:
