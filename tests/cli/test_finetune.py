@@ -142,6 +142,9 @@ def test_output_is_a_checkpoint_of_the_best_seed(run, metrics):
     assert kept["seed"] == best["seed"]
     recipe = tomllib.loads((run / "out/recipe.toml").read_text())
     assert recipe["finetune"]["epochs"] == 2
+    settings = json.loads((run / "out/metrics.json").read_text())["settings"]
+    assert (settings["lr"], settings["epochs"], settings["noise"]) == (2e-3, 2, 0.05)
+    assert settings["head"] != "auto"
 
 
 def test_report_needs_nothing_else(run):

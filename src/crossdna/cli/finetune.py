@@ -130,6 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    print(_described(sets), flush=True)
     output = _claim(arguments, recipe, options, sets)
     result = finetune(recipe, sets.train, sets.valid, output / RUNS_NAME)
     baselines = _baselines(arguments, result, sets)
@@ -150,6 +151,15 @@ def _sets(arguments: argparse.Namespace, options: InputOptions) -> Sets:
                 "or a share above 0 with --shares"
             )
     return sets
+
+
+def _described(sets: Sets) -> str:
+    """The task and the rows of its sets, in a line."""
+    task = sets.task
+    names = f" ({', '.join(task.names)})" if task.kind != "regression" else ""
+    positive = f", positive {task.classes[1]}" if task.kind == "binary" else ""
+    rows = ", ".join(f"{len(data):,} {name}" for name, data in sets.named().items())
+    return f"{task.kind}{names}{positive}; rows: {rows}; split by {sets.how}"
 
 
 def _recipe(arguments: argparse.Namespace) -> FinetuneRecipe:
@@ -298,7 +308,7 @@ def _report(
         training=finetune_report.Training(
             histories={f"seed {one.seed}": one.history for one in result.runs},
             trials=result.trials,
-            settings=to_table(result.recipe),
+            settings=to_table(result.recipe) | result.recipe.settled(),
             parameters=result.best.parameters * len(model.networks),
             trained=result.best.trained_parameters * len(model.networks),
             temperatures={f"seed {one.seed}": one.temperature for one in result.runs},

@@ -182,6 +182,19 @@ class FinetuneRecipe:
         """Share of the bases that training shows as N."""
         return self._or(self.noise, 0.05, 0.0)
 
+    def settled(self) -> dict[str, int | float]:
+        """The values that were used where none was given, by the fields' names."""
+        return {
+            "epochs": self.most_epochs,
+            "patience": self.waits,
+            "lr": self.learning_rate,
+            "head_lr": self.head_learning_rate,
+            "head_dropout": self.dropped,
+            "head_width": self.dense_width,
+            "head_motifs": self.motifs,
+            "noise": self.hidden_share,
+        }
+
     @property
     def trial_epochs(self) -> int:
         """Epochs of a short trial."""

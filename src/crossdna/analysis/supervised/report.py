@@ -157,6 +157,7 @@ def metrics_table(found: Evaluation) -> dict[str, Any]:
             for k, v in values.items()
         },
         "temperatures": found.training.temperatures,
+        "settings": found.training.settings,
         "others": {j.name: comparison.to_json(j) for j in found.judged[1:]},
         "audit": found.audit.to_dict(),
         "provenance": found.provenance._asdict(),
