@@ -134,8 +134,8 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
             [
                 Paragraph(
                     f"Every base of {steps.place} replaced by each other one: what the "
-                    "model, which never saw this chromosome, expects there. Above: the "
-                    "bases it holds to be irreplaceable."
+                    "model, which never saw this stretch of chromosome 20, expects "
+                    "there. Above: the bases it holds to be irreplaceable."
                 ),
                 Picture(steps.promoter, "Effects of all substitutions in a promoter"),
             ],
