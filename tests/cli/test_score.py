@@ -416,6 +416,22 @@ def test_more_bad_input(tiny_checkpoint, genome, variants, tmp_path, capsys):
     assert "no records" in fails(variants=empty)
 
 
+def test_a_head_made_for_some_bases_gets_them_and_a_failed_run_blocks_nothing(
+    tiny_checkpoint, genome, variants, tmp_path, capsys
+):
+    model = tiny_checkpoint(
+        "CrossDNAForSequenceClassification", head_pooling="position", head_length=48
+    )
+    words = ["score", "--model", model, "--genome", genome, "--variants", variants]
+    words = [*map(str, words), "--output", str(tmp_path / "out.tsv"), "--device", "cpu"]
+    assert main([*words, "--window", "64"]) == 2
+    assert "weights for 48" in capsys.readouterr().err
+    assert (tmp_path / "out.tsv.work" / "run.json").exists()
+    assert main(words) == 0
+    notes = (tmp_path / "out.tsv").read_text().splitlines()[0]
+    assert json.loads(notes.removeprefix("# crossdna score "))["window"] == "48"
+
+
 def test_repeated_records_are_said_and_scored(
     tiny_checkpoint, genome, variants, tmp_path, capsys
 ):

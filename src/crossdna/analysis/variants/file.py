@@ -21,6 +21,7 @@ from crossdna.analysis.inference import (
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
 from crossdna.analysis.variants.score import (
+    WINDOW,
     ScoreSettings,
     default_scores,
     score_alleles,
@@ -31,6 +32,7 @@ from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
 from crossdna.models.fingerprint import fingerprint
+from crossdna.models.record import default_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -180,7 +182,7 @@ def prepare(
     chunk_size
         Records that are saved together.
     options
-        Further fields of `ScoreSettings`.
+        Further fields of `ScoreSettings`; without a window what suits the model.
     trust_remote_code
         Run code that comes with the checkpoint.
     execution
@@ -208,7 +210,8 @@ def prepare(
             )
         network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
         names = tuple(scores or default_scores(network))
-        settings = ScoreSettings(scores=names, **options)
+        window = default_window(network, WINDOW)
+        settings = ScoreSettings(scores=names, **{"window": window, **options})
         columns = score_names(network, settings.scores)
         digits = str(fingerprint(network, model))
     return ScoringRun(
