@@ -106,6 +106,24 @@ def test_vcf_out(tiny_checkpoint, genome, variants, tmp_path, capsys):
         assert records[-1].info["AF"] == (0.5,)
 
 
+def test_what_no_score_applies_to_is_not_counted_as_scored(
+    tiny_checkpoint, genome, variants, tmp_path, capsys
+):
+    output = tmp_path / "out.tsv"
+    words = command(tiny_checkpoint, genome, variants, output, "--scores", "llr")
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    rows = pl.read_csv(output, separator="\t", comment_prefix="#", null_values="NA")
+    scored = rows.filter(pl.col("llr").is_not_null())
+    assert set(scored["skip"]) == {"."}
+    assert f"{len(scored)} alleles scored" in said
+    insertions = rows.filter(
+        pl.col("alt").str.len_chars() > 1, pl.col("alt") != "<DEL>"
+    )
+    assert set(insertions["skip"]) == {"no_such_score"}
+    assert f"no_such_score {len(insertions)}" in said
+
+
 def bcftools(*words):
     done = subprocess.run(
         ["bcftools", *map(str, words)], capture_output=True, text=True, check=True

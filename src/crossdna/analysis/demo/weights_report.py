@@ -121,7 +121,7 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
         Facts(
             {
                 f"Promoters: test {primary.upper()}": f"{best['estimate']:.3f}",
-                "Alleles scored": f"{len(alleles.llr):,}",
+                "Substitutions scored": f"{len(alleles.llr):,}",
                 "Minutes in all": f"{sum(seconds.values()) / 60:.1f}",
             }
         ),

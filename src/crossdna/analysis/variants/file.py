@@ -72,8 +72,8 @@ class ScoreJob:
                 read_allele(genome, *allele, self.settings.window) for allele in payload
             ]
             scores: Arrays = dict(score(genome, alleles, self.settings))
-            scores[SKIP] = np.array([allele.skip for allele in alleles], "U20")
-            return scores
+            skips = np.array([allele.skip for allele in alleles], "U20")
+            return scores | {SKIP: _with_unscored(skips, scores)}
 
         return work
 
@@ -88,6 +88,12 @@ class ScoreJob:
             execution=self.execution,
         )
         return partial(score_alleles, model)
+
+
+def _with_unscored(skips: NDArray[np.str_], scores: Arrays) -> NDArray[np.str_]:
+    """Give alleles that could be scored, but have none of the scores, their reason."""
+    without = np.all([np.isnan(values) for values in scores.values()], axis=0)
+    return np.where((skips == "") & without, "no_such_score", skips)
 
 
 class AlleleText(NamedTuple):
