@@ -8,12 +8,14 @@ Around each of many places of the held-out regions the same hidden bases of the 
 1,024 cut the centre into pieces). What is hidden depends on the place alone, so that
 all lengths and models answer the same questions. `LABEL=PATH@independent` reads a
 model's blocks without carrying context. Writes benchmarks/results/context-NAME.json
-and docs/context.png; the first length is what gains are counted from.
+and docs/context.png; the first length is what gains are counted from. Without models
+the picture is drawn again from what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from crossdna.analysis.evaluation.hidden import hide_random, masked_log_probabil
 from crossdna.analysis.evaluation.run import write_json
 from crossdna.analysis.inference import load_model
 from crossdna.analysis.plots import save_figure
-from crossdna.analysis.statistics import interval, resampled_ratios
+from crossdna.analysis.statistics import Interval, interval, resampled_ratios
 from crossdna.config import read_recipe
 from crossdna.data.windows import evaluation_windows
 from crossdna.files import atomic_path
@@ -32,6 +34,14 @@ from crossdna.training.pretraining_data import open_genomes
 from crossdna.training.pretraining_recipe import PretrainRecipe
 
 CENTRE = 1024
+PICTURE = RESULTS.parents[1] / "docs" / "context.png"
+_PANELS = 3
+# Labels of measurements, in a reader's words.
+_NAMES = {
+    "recurrent": "context carried across blocks",
+    "independent": "each block read alone",
+    "first-stage": "before training on long windows",
+}
 
 
 def places(part, longest, count):
@@ -113,32 +123,48 @@ def plot(rows, path):
     from matplotlib.figure import Figure
 
     species = list(dict.fromkeys(row["species"] for row in rows))
-    figure = Figure(figsize=(3.2 * len(species), 3), layout="constrained")
-    panels = figure.subplots(1, len(species), squeeze=False)[0]
-    for axes, name in zip(panels, species, strict=True):
+    lines = -(-len(species) // _PANELS)
+    size = (3.2 * _PANELS, 2.8 * lines + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(lines, _PANELS, squeeze=False, sharex=True)
+    for axes in panels.flat[len(species) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels.flat, species, strict=False):
         for model in dict.fromkeys(row["model"] for row in rows):
             line = [r for r in rows if r["species"] == name and r["model"] == model]
             x = [row["length"] for row in line]
-            axes.plot(x, [row["gain"].estimate for row in line], "o-", label=model)
+            label = _NAMES.get(model, model)
+            axes.plot(x, [row["gain"].estimate for row in line], "o-", label=label)
             low, high = ([getattr(r["gain"], e) for r in line] for e in ("low", "high"))
             axes.fill_between(x, low, high, alpha=0.2)
         axes.set_xscale("log", base=2)
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("bases of context")
-    panels[0].set_ylabel("bits per base gained")
-    panels[0].legend(fontsize=7)
+        axes.set_xticks(x, [f"{length:,}" for length in x], rotation=45)
+        axes.set_title(name)
+    figure.supxlabel("bases of context")
+    figure.supylabel("bits per base gained")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
     with atomic_path(path) as temporary:
         save_figure(figure, temporary)
 
 
+def drawn_again(name):
+    """Draw the stored results of a measurement."""
+    rows = json.loads((RESULTS / f"context-{name}.json").read_text())["rows"]
+    plot([{**row, "gain": Interval(**row["gain"])} for row in rows], PICTURE)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", metavar="LABEL=PATH[@independent]")
+    parser.add_argument("models", nargs="*", metavar="LABEL=PATH[@independent]")
     parser.add_argument("--name", required=True)
     parser.add_argument("--recipe", type=Path, help="default: first PATH/recipe.toml")
     parser.add_argument("--longest", type=int, default=65536)
     parser.add_argument("--places", type=int, default=30, help="of each species")
     options = parser.parse_args()
+    if not options.models:
+        drawn_again(options.name)
+        return
     torch.set_num_threads(1)
     models = dict(text.split("=", 1) for text in options.models)
     first = next(iter(models.values())).split("@")[0]
@@ -155,7 +181,7 @@ def main():
         rows += [{"model": label, **row} for row in found]
     path = RESULTS / f"context-{options.name}.json"
     write_json({"machine": describe_machine(models=models), "rows": rows}, path)
-    plot(rows, RESULTS.parents[1] / "docs" / "context.png")
+    plot(rows, PICTURE)
 
 
 if __name__ == "__main__":

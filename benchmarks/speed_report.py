@@ -71,29 +71,56 @@ def draw(measured, path):
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "crossdna"
-    size = (5.5 * len(measured), 4)
-    figure, axes = pyplot.subplots(1, len(measured), figsize=size, squeeze=False)
-    for axis, (device, results) in zip(axes[0], measured.items(), strict=True):
+    columns = min(2, len(measured))
+    down = -(-len(measured) // columns)
+    size = (5 * columns, 3.4 * down + 1)
+    figure, axes = pyplot.subplots(
+        down, columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(measured) :]:
+        axis.set_axis_off()
+    rows = [row for results in measured.values() for row in results["rows"]]
+    models = sorted({row["model"] for row in rows if row["mode"] == "forward"})
+    handles = {}
+    for axis, (device, results) in zip(axes.flat, measured.items(), strict=False):
         lines = {}
         for row in results["rows"]:
             if row["mode"] == "forward":
                 point = (row["length"], 1e6 / row["bases_per_second"])
                 lines.setdefault((row["model"], row["dtype"]), []).append(point)
-        models = sorted({model for model, _ in lines})
         for (model, dtype), points in lines.items():
             style = "-o" if dtype == "float32" else "--s"
             color = f"C{models.index(model)}"
             label = f"{model}, {dtype}"
-            axis.loglog(*zip(*sorted(points), strict=True), style, c=color, label=label)
+            x, y = zip(*sorted(points), strict=True)
+            (handles[label],) = axis.loglog(x, y, style, c=color, label=label)
         axis.set(xlabel="bases in a sequence", ylabel="microseconds a base")
         axis.set_title(
             results["machine"]["gpu"]
             or f"CPU ({device.removeprefix('cpu-')}), 2 threads"
         )
-        axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
-    figure.tight_layout()
+        label_plainly(axis)
+    shown = dict(sorted(handles.items()))
+    figure.legend(
+        shown.values(), shown, loc="outside lower center", ncols=3, frameon=False
+    )
     figure.savefig(path, metadata={"Date": None})
+
+
+def label_plainly(axis):
+    """Ticks in numbers as they are written: 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    written = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    axis.xaxis.set_major_formatter(written)
+    axis.xaxis.set_minor_locator(NullLocator())
+    low, high = axis.get_ylim()
+    # Panels that span less than a power of ten have room for more.
+    subs = (1, 2, 5) if high / low > 10 else (1, 2, 3, 4, 5, 6, 8)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs))
+    axis.yaxis.set_major_formatter(written)
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def main():

@@ -13,8 +13,10 @@ from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, CrossDNATokenizer, alp
 from crossdna.analysis.demo.weights_report import (
     Alleles,
     rare_against_common,
+    rare_verdict,
     read_alleles,
 )
+from crossdna.analysis.statistics import Interval
 from crossdna.cli import demo_weights, main
 
 HEADER = """##fileformat=VCFv4.2
@@ -102,6 +104,10 @@ def test_everything_ends_in_one_page(data, model, tmp_path, monkeypatch, capsys)
     assert "20</dd>" in page
     assert "AUROC" in page
     assert "Ready-made weights (model)" in page
+    # What fine-tuning found stands here too, and every interval under its number.
+    own = (output / "promoters" / "report.html").read_text()
+    assert re.search(r'class="lead">([^<]*)', own)[1] in page
+    assert not re.search(r"<td>[-.\d]+ \[", page)
     alleles = read_alleles(output / "variants.vcf.gz")
     assert len(alleles.llr) == 20
     assert np.isfinite(alleles.llr).all()
@@ -111,6 +117,12 @@ def test_everything_ends_in_one_page(data, model, tmp_path, monkeypatch, capsys)
     assert main([*words, "--output", str(output)]) == 0
     assert (output / "promoters" / "metrics.json").stat().st_mtime_ns == kept
     assert "scored" not in capsys.readouterr().out
+
+
+def test_an_interval_around_chance_tells_nothing():
+    assert "tells nothing here." in rare_verdict(Interval(0.406, 0.285, 0.55))
+    assert "nothing" not in rare_verdict(Interval(0.306, 0.285, 0.45))
+    assert "nothing" not in rare_verdict(Interval(0.606, 0.585, 0.65))
 
 
 def test_missing_data_is_named(model, tmp_path, capsys):

@@ -106,6 +106,24 @@ def test_vcf_out(tiny_checkpoint, genome, variants, tmp_path, capsys):
         assert records[-1].info["AF"] == (0.5,)
 
 
+def test_what_no_score_applies_to_is_not_counted_as_scored(
+    tiny_checkpoint, genome, variants, tmp_path, capsys
+):
+    output = tmp_path / "out.tsv"
+    words = command(tiny_checkpoint, genome, variants, output, "--scores", "llr")
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    rows = pl.read_csv(output, separator="\t", comment_prefix="#", null_values="NA")
+    scored = rows.filter(pl.col("llr").is_not_null())
+    assert set(scored["skip"]) == {"."}
+    assert f"{len(scored)} alleles scored" in said
+    insertions = rows.filter(
+        pl.col("alt").str.len_chars() > 1, pl.col("alt") != "<DEL>"
+    )
+    assert set(insertions["skip"]) == {"no_such_score"}
+    assert f"no_such_score {len(insertions)}" in said
+
+
 def bcftools(*words):
     done = subprocess.run(
         ["bcftools", *map(str, words)], capture_output=True, text=True, check=True
@@ -414,6 +432,22 @@ def test_more_bad_input(tiny_checkpoint, genome, variants, tmp_path, capsys):
     empty = tmp_path / "empty.vcf"
     empty.write_text(HEADER)
     assert "no records" in fails(variants=empty)
+
+
+def test_a_head_made_for_some_bases_gets_them_and_a_failed_run_blocks_nothing(
+    tiny_checkpoint, genome, variants, tmp_path, capsys
+):
+    model = tiny_checkpoint(
+        "CrossDNAForSequenceClassification", head_pooling="position", head_length=48
+    )
+    words = ["score", "--model", model, "--genome", genome, "--variants", variants]
+    words = [*map(str, words), "--output", str(tmp_path / "out.tsv"), "--device", "cpu"]
+    assert main([*words, "--window", "64"]) == 2
+    assert "weights for 48" in capsys.readouterr().err
+    assert (tmp_path / "out.tsv.work" / "run.json").exists()
+    assert main(words) == 0
+    notes = (tmp_path / "out.tsv").read_text().splitlines()[0]
+    assert json.loads(notes.removeprefix("# crossdna score "))["window"] == "48"
 
 
 def test_repeated_records_are_said_and_scored(

@@ -153,6 +153,18 @@ def test_killed_and_started_again(tiny_checkpoint, genome, tmp_path):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_head_made_for_some_bases_gets_them(tiny_checkpoint, genome, tmp_path):
+    model = tiny_checkpoint(
+        "CrossDNAForSequenceClassification", head_pooling="position", head_length=48
+    )
+    words = command(model, genome, tmp_path / "t", "--format", "bedGraph")
+    assert main([*words, "--region", "a:100-200"]) == 0
+    assert json.loads((tmp_path / "t" / "tracks.json").read_text())["window"] == 48
+    words = ["ism", "--model", model, "--genome", genome, "--region", "a:100-110"]
+    words += ["--output", tmp_path / "ism", "--device", "cpu"]
+    assert main(list(map(str, words))) == 0
+
+
 def test_browser_page(tiny_checkpoint, genome, tmp_path):
     gff = tmp_path / "genes.gff3"
     rows = ("z\tx\tgene\t850\t950\t.\t+\t.\tID=inside", "q\tx\tgene\t1\t9\t.\t+\t.\t.")

@@ -217,7 +217,7 @@ def test_a_new_head_is_told_and_nothing_else(tmp_path, caplog, capfd):
         AutoModelForTokenClassification.from_pretrained(tmp_path)
     # Every handler on the way up has it.
     (told,) = {record.getMessage() for record in caplog.records}
-    assert "new and random, to be trained: head.linear.bias" in told
+    assert "new and random, to be trained before it is asked: head.linear.bias" in told
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 

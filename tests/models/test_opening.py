@@ -1,6 +1,7 @@
 """What keeps a checkpoint from being opened is an error that names it."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -202,6 +203,21 @@ def test_heads_that_were_fine_tuned_elsewhere(name, tmp_path):
     # A new head may be put on it, and then nothing of the old one is read.
     bare = Opened(path).model("classification", new_head=True)
     assert type(bare.network.net).__name__.endswith("Model")
+
+
+@pytest.mark.parametrize("name", ["grover", None])
+def test_a_random_head_is_told_unless_it_will_be_trained(
+    name, folder, tiny_checkpoint, caplog, monkeypatch
+):
+    # transformers keeps its messages from the root logger, where they are caught.
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    path = save(name, folder) if name else tiny_checkpoint()
+    Opened(path).model("classification", new_head=True)
+    load_model(path, "masked-lm", "cpu")
+    load_model(path, "embedding", "cpu")
+    assert not caplog.records
+    load_model(path, "classification", "cpu")
+    assert "new and random" in caplog.text
 
 
 def test_a_masked_head_is_not_made_up(tmp_path):

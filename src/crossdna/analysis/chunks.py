@@ -45,7 +45,8 @@ class ChunkStore:
     Parameters
     ----------
     folder
-        Created when missing or empty; removed by `remove`.
+        Created when missing or empty, taken over from another run that finished no
+        chunk; removed by `remove`.
     settings
         Everything that the results depend on, as JSON can hold it.
 
@@ -57,8 +58,8 @@ class ChunkStore:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder = folder
-        create_directory(folder)
+        self.folder = create_directory(folder)
+        self.settings = json.loads(json.dumps(settings))
         file = folder / _SETTINGS
         if not file.exists() and any(folder.iterdir()):
             # It is removed in the end.
@@ -66,21 +67,17 @@ class ChunkStore:
                 f"{folder} holds something else; the folder for unfinished work must "
                 "be new or empty"
             )
-        wanted = json.loads(json.dumps(settings))
-        if not file.exists():
+        different, found = self._different(), self._found()
+        # A run of the same kind that failed before its first chunk is in nobody's way.
+        same_kind = not found or found.keys() == self.settings.keys()
+        if different and same_kind and not any(p != file for p in folder.iterdir()):
             with atomic_open(file) as handle:
-                json.dump(wanted, handle, indent=2)
-            return
-        found = json.loads(file.read_text())
-        different = [
-            key
-            for key in sorted(wanted.keys() | found.keys())
-            if wanted.get(key) != found.get(key)
-        ]
-        if different:
+                json.dump(self.settings, handle, indent=2)
+        elif different:
+            key = different[0]
             raise CrossDNAError(
-                f"{folder} holds an unfinished run with another {different[0]} "
-                f"({found.get(different[0])!r}, now {wanted.get(different[0])!r}); "
+                f"{folder} holds an unfinished run with another {key} "
+                f"({found.get(key)!r}, now {self.settings.get(key)!r}); "
                 "finish that run, or remove the folder to start anew"
             )
 
@@ -89,7 +86,18 @@ class ChunkStore:
         return self._file(index).exists()
 
     def save(self, index: int, arrays: Arrays) -> None:
-        """Keep the results of a chunk."""
+        """Keep the results of a chunk.
+
+        Raises
+        ------
+        CrossDNAError
+            Another run has taken the folder over.
+        """
+        if self._different():
+            raise CrossDNAError(
+                f"{self.folder} was taken over by another run; let runs at the same "
+                "time write to different places"
+            )
         with atomic_path(self._file(index)) as temporary:
             savez: Any = np.savez
             savez(temporary, **arrays)
@@ -102,6 +110,20 @@ class ChunkStore:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _found(self) -> dict[str, Any]:
+        """Settings of the run in the folder; empty where there is none."""
+        file = self.folder / _SETTINGS
+        return json.loads(file.read_text()) if file.exists() else {}
+
+    def _different(self) -> list[str]:
+        """Settings in which the run in the folder differs from this one."""
+        found, keys = self._found(), self.settings.keys()
+        return [
+            key
+            for key in sorted(keys | found.keys())
+            if self.settings.get(key) != found.get(key)
+        ]
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:08d}.npz"

@@ -47,7 +47,8 @@ table.record td:first-child { white-space: nowrap; overflow-wrap: normal; }
 summary { cursor: pointer; font-weight: 600; }
 tr.ours { background: #fdf1e7; font-weight: 600; }
 tr.ours small { font-weight: 400; }
-pre { background: #f4f5f7; padding: 0.8rem 1rem; overflow-x: auto; font-size: 0.88rem; }
+pre { background: #f4f5f7; padding: 0.8rem 1rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; font-size: 0.88rem; }
 code { font-family: "DejaVu Sans Mono", ui-monospace, monospace; }
 """
 

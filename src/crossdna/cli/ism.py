@@ -9,6 +9,7 @@ from crossdna.cli.model_options import (
     CHECKPOINT,
     add_execution_options,
     add_trust_option,
+    chosen_window,
     load_chosen,
 )
 
@@ -50,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also delete every base (a masked model needs far longer for it)",
     )
     parser.add_argument(
-        "--window", type=int, default=1024, help="bases the model sees (%(default)s)"
+        "--window",
+        type=int,
+        help="bases the model sees (1024, or what its head was made for; no more than "
+        "it reads at once)",
     )
     parser.add_argument(
         "--mask-spacing",
@@ -88,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_chosen(arguments, task)
     settings = ScoreSettings(
         scores=mutagenesis_scores(model, deletions=arguments.deletions),
-        window=arguments.window,
+        window=chosen_window(arguments, model),
         mask_spacing=arguments.mask_spacing,
         strand_average=not arguments.forward_only,
         batch_size=arguments.batch_size,

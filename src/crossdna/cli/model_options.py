@@ -17,6 +17,8 @@ CHECKPOINT: Final = (
     "models` lists them) or hub id"
 )
 """What --model takes, for its help."""
+USUAL_WINDOW: Final = 1024
+"""Bases that a model sees along a region when --window is not given."""
 
 
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
@@ -78,3 +80,12 @@ def load_chosen(arguments: argparse.Namespace, task: Task) -> PreTrainedModel:
         trust_remote_code=arguments.trust_remote_code,
         execution=chosen_execution(arguments),
     )
+
+
+def chosen_window(arguments: argparse.Namespace, model: PreTrainedModel) -> int:
+    """What --window says; without it what suits the model."""
+    from crossdna.models.record import default_window
+
+    if arguments.window is None:
+        return default_window(model, USUAL_WINDOW)
+    return int(arguments.window)

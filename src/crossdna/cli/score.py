@@ -73,8 +73,8 @@ def _add_scores(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--window",
         type=int,
-        default=512,
-        help="bases the model sees around a variant (%(default)s)",
+        help="bases the model sees around a variant (512, or what its head was made "
+        "for; no more than it reads at once)",
     )
     group.add_argument(
         "--mask-spacing",
@@ -152,6 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output, arguments.prefix, arguments.variants)
     work = arguments.work or output.with_name(f"{output.name}.work")
     devices = worker_devices(arguments.device, arguments.workers)
+    window = {} if arguments.window is None else {"window": arguments.window}
     nulls = _nulls(arguments)
     with _variants(arguments.variants) as file:
         genome = Genome.open(arguments.genome)
@@ -164,7 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
             scores=arguments.scores,
             chunk_size=arguments.chunk_size,
             options={
-                "window": arguments.window,
+                **window,
                 "mask_spacing": arguments.mask_spacing,
                 "strand_average": not arguments.forward_only,
                 "batch_size": arguments.batch_size,
@@ -186,7 +187,9 @@ def run(arguments: argparse.Namespace) -> int:
             store = run_scoring(scoring, work, devices=devices, advance=advance)
         calibration = None
         if nulls is not None:
-            around = calibrate.Surroundings(genome, annotation, arguments.window)
+            around = calibrate.Surroundings(
+                genome, annotation, scoring.job.settings.window
+            )
             scoring, calibration = _calibrated(scoring, around, nulls, work, devices)
         counts = write_scores(
             scoring, store, output, prefix=arguments.prefix, calibration=calibration

@@ -9,6 +9,7 @@ from crossdna.cli.model_options import (
     CHECKPOINT,
     add_execution_options,
     add_trust_option,
+    chosen_window,
     load_chosen,
 )
 
@@ -115,9 +116,8 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--window",
         type=int,
-        default=1024,
-        help="bases in a window, for a head or a model that cannot be streamed "
-        "(%(default)s)",
+        help="bases in a window, for a head or a model that cannot be streamed (1024, "
+        "or what the head was made for; no more than the model reads at once)",
     )
     group.add_argument(
         "--step", type=int, default=128, help="bases between a head's windows"
@@ -141,7 +141,6 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.inference import checkpoint_task
     from crossdna.analysis.tracks.browser import require_browsable
-    from crossdna.analysis.tracks.settings import TrackSettings
     from crossdna.analysis.tracks.track import (
         compute,
         total_steps,
@@ -159,25 +158,14 @@ def run(arguments: argparse.Namespace) -> int:
         )
     genome = Genome.open(arguments.genome)
     regions = _regions(arguments, genome)
-    settings = TrackSettings(
-        mask_spacing=arguments.mask_spacing,
-        window=arguments.window,
-        step=arguments.step,
-        piece=arguments.piece,
-        strand_average=arguments.strand_average,
-        batch_size=arguments.batch_size,
-        bin=arguments.embeddings,
-        components=arguments.components,
-    )
     if arguments.browser:
         require_browsable(regions, arguments.annotation)
     elif arguments.annotation:
         raise CrossDNAError("--annotation is shown by --browser; add it")
     trust = arguments.trust_remote_code
     task = checkpoint_task(arguments.model, trust_remote_code=trust)
-    if settings.bin:
-        task = "embedding"
-    model = load_chosen(arguments, task)
+    model = load_chosen(arguments, "embedding" if arguments.embeddings else task)
+    settings = _settings(arguments, chosen_window(arguments, model))
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
     create_directory(arguments.output)
@@ -194,6 +182,21 @@ def run(arguments: argparse.Namespace) -> int:
     store.remove()
     print(f"written to {arguments.output}: {', '.join(descriptions)}")
     return 0
+
+
+def _settings(arguments: argparse.Namespace, window: int) -> TrackSettings:
+    from crossdna.analysis.tracks.settings import TrackSettings
+
+    return TrackSettings(
+        mask_spacing=arguments.mask_spacing,
+        window=window,
+        step=arguments.step,
+        piece=arguments.piece,
+        strand_average=arguments.strand_average,
+        batch_size=arguments.batch_size,
+        bin=arguments.embeddings,
+        components=arguments.components,
+    )
 
 
 def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:

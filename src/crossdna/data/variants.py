@@ -33,6 +33,8 @@ REASONS: Final = {
     "reference_mismatch": "REF is not what the genome has there",
     "outside_contig": "the position is not on the contig",
     "missing_contig": "the genome does not have the contig",
+    "no_such_score": "none of the chosen scores applies to this kind of variant, such "
+    "as llr to an insertion",
 }
 """Why an allele is not scored: the value in files, and what it means."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,9 @@ from transformers.utils import logging
 
 from crossdna.errors import CrossDNAError
 from crossdna.models.weight_files import check_numbers, quietly, weight_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # As a part of transformers, whose own table of the same it stands for: what silences
 # transformers silences it.
@@ -63,8 +66,7 @@ class StrictLoadingMixin:
         new = {str(key) for key in info.get("missing_keys", ())}
         new |= _reshaped(cls, info, name, allowed=new_shapes)
         if new:
-            random = ", ".join(sorted(new))
-            logger.warning(f"{name}: new and random, to be trained: {random}")
+            warn_of_new(name, new)
         return (model, info) if want_info else model
 
     @classmethod
@@ -93,6 +95,15 @@ class StrictLoadingMixin:
     ) -> tuple[Any, dict[str, Any]]:
         """Load a checkpoint in the published layout: the model and the loading info."""
         raise AssertionError(f"{cls.__name__} has no published layout")
+
+
+def warn_of_new(name: str | Path, parts: Iterable[str]) -> None:
+    """Tell which parts of a model no checkpoint has, so that nobody asks them."""
+    new = ", ".join(sorted(parts))
+    logger.warning(
+        f"{name}: not in the checkpoint, so new and random, to be trained before it is "
+        f"asked: {new}"
+    )
 
 
 def hub_options(options: dict[str, Any]) -> dict[str, Any]:

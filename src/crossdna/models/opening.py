@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from crossdna.errors import CrossDNAError
+from crossdna.models.loading import warn_of_new
 from crossdna.models.tokenized import (
     OwnHeadForSequenceClassification,
     TokenizedConfig,
@@ -53,6 +54,7 @@ _WRAPPERS: Final[dict[str, Any]] = {
     "per-base": TokenizedForTokenClassification,
     "embedding": TokenizedModel,
 }
+_HEADS: Final = ("classification", "per-base")
 _ENDINGS: Final[dict[str, Task]] = {
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "per-base",
@@ -190,10 +192,16 @@ class Opened:
             if not self.wrapped:
                 if random:
                     return speak_alphabet(self._random(task))
-                replaced = new_head and task == self.task
-                load = self._under_new_head if replaced else self._own
-                return speak_alphabet(load(task))
+                if not new_head:
+                    return speak_alphabet(self._own(task))
+                # Who asks for a new head is going to train it.
+                with quietly():
+                    replaced = task == self.task
+                    load = self._under_new_head if replaced else self._own
+                    return speak_alphabet(load(task))
             own_head = task == self.task == "classification" and not new_head
+            if task in _HEADS and not (own_head or new_head or random):
+                warn_of_new(self.name, ["head"])
             return self._wrapper(task, random=random, own_head=own_head)
         except CrossDNAError:
             raise
@@ -215,9 +223,7 @@ class Opened:
             )
 
     def _own(self, task: Task) -> Any:
-        # Who asks for a head that the checkpoint has not is going to train it.
-        with quietly():
-            return _CLASSES[task].from_pretrained(self.name, config=self.config)
+        return _CLASSES[task].from_pretrained(self.name, config=self.config)
 
     def _random(self, task: Task) -> Any:
         model = _CLASSES[task].from_config(self.config)

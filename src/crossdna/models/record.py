@@ -113,6 +113,18 @@ def longest_sequence(model: Any) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def default_window(model: Any, usual: int) -> int:
+    """Bases of a window where none are asked for.
+
+    As many as a head with weights for each base was made for, else `usual`; never more
+    than the model reads at once.
+    """
+    headed = type(model).__name__.endswith("ForSequenceClassification")
+    made_for = getattr(model.config, "head_length", None) if headed else None
+    wanted = made_for or usual
+    return min(wanted, _longest_read(model) or wanted)
+
+
 def _longest_read(model: Any) -> int | None:
     if not hasattr(model, "reader"):
         return getattr(model.config, "max_seq_len", None)

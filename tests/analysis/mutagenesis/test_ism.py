@@ -117,6 +117,10 @@ def test_page_stands_alone(tiny_checkpoint, genome):
     assert parser.cells == 13 * 4
     assert "<title>a &lt;b&gt;</title>" in page
     assert "c:396" in page
+    assert "<td>command</td><td>x &gt; y</td>" in page
+    tallest = np.abs(result.importance()[np.isfinite(result.importance())]).max()
+    for value in (tallest, -tallest):
+        assert f'text-anchor="end">{value:.3g}</text>' in page
 
 
 def test_command(tiny_checkpoint, genome, tmp_path, capsys):

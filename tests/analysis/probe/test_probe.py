@@ -46,6 +46,16 @@ def parts(annotation):
     ]
 
 
+def test_too_few_windows_asked_for_are_not_blamed_on_the_chromosomes(annotation):
+    with pytest.raises(CrossDNAError, match="windows_per_class must be at least 10"):
+        probe.ProbeSettings(windows_per_class=9)
+    settings = probe.ProbeSettings(window=30, windows_per_class=10)
+    found = probe.draw_coding_windows(
+        annotation, [Region("one", 0, 10_000)], settings, where="test"
+    )
+    assert len(found.labels) == 20
+
+
 def test_windows_are_pure_balanced_and_apart(annotation, parts):
     track = annotation.class_track("one").classes
     genome = annotation.genome.fetch("one", 0, 15_000)

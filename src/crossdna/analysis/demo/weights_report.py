@@ -21,6 +21,7 @@ from crossdna.analysis.report import (
     render_report,
 )
 from crossdna.analysis.statistics import Interval, interval
+from crossdna.analysis.supervised.report import _verdict
 from crossdna.files import atomic_open, atomic_path
 
 if TYPE_CHECKING:
@@ -98,6 +99,16 @@ def rare_against_common(alleles: Alleles) -> Interval | None:
     return interval(float(roc_auc_score(rare, scores)), np.array(draws))
 
 
+def rare_verdict(auroc: Interval) -> str:
+    """Say in words what the scores tell of rare against common alleles."""
+    nothing = auroc.low <= 0.5 <= auroc.high
+    return (
+        f"Rare (at most {RARE:.1%} of chromosomes) against common (at least "
+        f"{COMMON:.0%}): AUROC {_number(auroc._asdict())}; 0.5 is chance"
+        f"{', so it tells nothing here' if nothing else ''}."
+    )
+
+
 def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
     """Write ``report.html``.
 
@@ -121,11 +132,15 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
         Facts(
             {
                 f"Promoters: test {primary.upper()}": f"{best['estimate']:.3f}",
-                "Alleles scored": f"{len(alleles.llr):,}",
+                "Substitutions scored": f"{len(alleles.llr):,}",
                 "Minutes in all": f"{sum(seconds.values()) / 60:.1f}",
             }
         ),
     ]
+    gain = metrics.get("against_best_baseline")
+    if gain:
+        # The sentence of the fine-tuning's own report.
+        opening.append(Paragraph(f"Promoters. {_verdict(gain['name'], gain[primary])}"))
     sections = [
         _promoters(metrics, folder),
         _variants(alleles, folder, steps.contig),
@@ -134,8 +149,8 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
             [
                 Paragraph(
                     f"Every base of {steps.place} replaced by each other one: what the "
-                    "model, which never saw this chromosome, expects there. Above: the "
-                    "bases it holds to be irreplaceable."
+                    "model, which never saw this stretch of chromosome 20, expects "
+                    "there. Above: the bases it holds to be irreplaceable."
                 ),
                 Picture(steps.promoter, "Effects of all substitutions in a promoter"),
             ],
@@ -185,11 +200,6 @@ def _promoters(metrics: dict[str, Any], folder: Path) -> Section:
             frozenset({0}),
         ),
     ]
-    gain = metrics.get("against_best_baseline")
-    if gain:
-        parts.append(
-            Paragraph(f"Against {gain['name']}: {_number(gain[primary])}.", "note")
-        )
     return Section("Promoters: fine-tuned, beside baselines", parts)
 
 
@@ -208,12 +218,7 @@ def _variants(alleles: Alleles, folder: Path, contig: str) -> Section:
     ]
     auroc = rare_against_common(alleles)
     if auroc is not None:
-        parts.append(
-            Paragraph(
-                f"Rare (at most {RARE:.1%} of chromosomes) against common (at least "
-                f"{COMMON:.0%}): AUROC {_number(auroc._asdict())}; 0.5 is chance."
-            )
-        )
+        parts.append(Paragraph(rare_verdict(auroc)))
         picture = folder / "variants.png"
         _histogram(alleles, picture)
         parts.append(Picture(picture, "Scores of rare and of common alleles"))
@@ -229,7 +234,7 @@ def _variants(alleles: Alleles, folder: Path, contig: str) -> Section:
 def _number(value: Mapping[str, float | None]) -> str:
     if value["estimate"] is None:
         return "undefined"
-    return f"{value['estimate']:.3f} [{value['low']:.3f} to {value['high']:.3f}]"
+    return f"{value['estimate']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _draw(values: Mapping[str, Mapping[str, float]], metric: str, path: Path) -> None:

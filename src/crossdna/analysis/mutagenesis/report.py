@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -12,6 +11,7 @@ from matplotlib.font_manager import FontProperties
 
 from crossdna import alphabet
 from crossdna.analysis.plots import STYLE, draw_letter, new_figure
+from crossdna.analysis.report import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _INCHES_PER_BASE, _MOST_INCHES = 0.105, 60.0
 _LOWER, _HIGHER = (0, 114, 178), (213, 94, 0)
-_CELL, _LETTER_HEIGHT = 12, 90
+_CELL, _LETTER_HEIGHT, _LETTER_GAP, _MARGIN = 12, 90, 4, 56
 
 
 def mutagenesis_figure(result: Mutagenesis, *, title: str, column: int = 0) -> Figure:
@@ -135,22 +135,47 @@ def mutagenesis_page(
         f'<text x="{place * _CELL}" y="{height - 8}">{name}</text>'
         for place, name in zip(*_ticks(result), strict=True)
     )
-    width = len(result.ids) * _CELL + 100
+    width = len(result.ids) * _CELL + 100 + _MARGIN
     return _PAGE.format(
         title=html.escape(title),
         label=html.escape(_label(result, column)),
         limit=f"{limit:.3g}",
         width=width,
         height=height,
-        content=names + "".join(cells) + ticks,
-        provenance=html.escape(json.dumps(dict(provenance), indent=1)),
+        margin=_MARGIN,
+        content=_svg_scale(result, column) + names + "".join(cells) + ticks,
+        provenance=_record(provenance),
+    )
+
+
+def _record(provenance: Mapping[str, Any]) -> str:
+    """How the page was made, as the other reports have it."""
+    rows = [[key.replace("_", " "), str(value)] for key, value in provenance.items()]
+    return Table("The record", ["What", "Value"], rows, kind="record").render()
+
+
+def _tallest(result: Mutagenesis, column: int) -> float:
+    """The importance that a letter of full height stands for."""
+    return float(np.abs(np.nan_to_num(result.importance(column))).max()) or 1.0
+
+
+def _svg_scale(result: Mutagenesis, column: int) -> str:
+    """Heights of letters in numbers, left of them."""
+    top = _tallest(result, column)
+    middle, reach = _LETTER_HEIGHT / 2, _LETTER_HEIGHT / 2 - _LETTER_GAP
+    # A text is placed by its foot.
+    return "".join(
+        f'<text x="-6" y="{middle - share * reach + 4:.0f}" text-anchor="end">'
+        f"{share * top:.3g}</text>"
+        f'<path d="M-4 {middle - share * reach:.0f}h4" stroke="#222"/>'
+        for share in (1, 0, -1)
     )
 
 
 def _svg_letter(result: Mutagenesis, place: int, column: int) -> str:
     importance = np.nan_to_num(result.importance(column))
-    middle, scale = _LETTER_HEIGHT / 2, float(np.abs(importance).max()) or 1.0
-    height = importance[place] / scale * (middle - 4)
+    middle = _LETTER_HEIGHT / 2
+    height = importance[place] / _tallest(result, column) * (middle - _LETTER_GAP)
     base = alphabet.decode(result.ids[place : place + 1])
     # Capital letters of the font are 0.72 em high and about 0.7 em wide.
     return (
@@ -176,12 +201,16 @@ svg text {{ font: 10px sans-serif }}
 svg text[class] {{ font: bold 14px sans-serif }}
 .A {{ fill: #009E73 }} .C {{ fill: #0072B2 }} .G {{ fill: #E69F00 }}
 .T {{ fill: #D55E00 }} .N {{ fill: #8A8A8A }}
-pre {{ color: #666; font-size: 11px }}
+table {{ border-collapse: collapse; margin-top: 2em; font-size: 0.9em }}
+caption {{ text-align: left; font-weight: 600 }}
+th, td {{ text-align: left; padding: 0.3em 0.7em; border-bottom: 1px solid #e5e5e5 }}
+td {{ overflow-wrap: anywhere }}
 </style></head><body><h1>{title}</h1>
 <p>Colour: {label} of the change; full colour at &plusmn;{limit}:
 <b style="color:#0072B2">blue</b> lower,
-<b style="color:#D55E00">red</b> higher. Letters: the reference base against the mean of
-the other three. Rest the pointer on a cell for its value.</p>
-<div><svg width="{width}" height="{height}" viewBox="-20 0 {width} {height}">{content}
-</svg></div><pre>{provenance}</pre></body></html>
+<b style="color:#D55E00">orange</b> higher. Letters: the reference base against the mean
+of the other three, in the same unit, with the scale on their left. Rest the pointer on
+a cell for its value.</p>
+<div><svg width="{width}" height="{height}" viewBox="-{margin} 0 {width} {height}">
+{content}</svg></div>{provenance}</body></html>
 """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 KMER_SIZES = (3, 4, 5)
 _PENALTIES = tuple(10.0**power for power in range(-5, 0))
 _FOLDS = 5
+_FEWEST = 2 * _FOLDS
 
 
 class LabelledWindows(NamedTuple):
@@ -63,6 +64,11 @@ class ProbeSettings:
             value = getattr(self, name)
             if value < 1:
                 raise CrossDNAError(f"{name} must be positive, got {value}")
+        if self.windows_per_class < _FEWEST:
+            raise CrossDNAError(
+                f"windows_per_class must be at least {_FEWEST}, two for each of the "
+                f"{_FOLDS} folds, got {self.windows_per_class}"
+            )
 
 
 class Features(NamedTuple):
@@ -113,10 +119,10 @@ def draw_coding_windows(
                 if core[start : start + length].mean() >= 0.5:
                     place.append((region.contig, region.start + start))
     number = min(settings.windows_per_class, *map(len, places))
-    if number < 2 * _FOLDS:
+    if number < _FEWEST:
         raise CrossDNAError(
             f"{where}: only {number} windows of {length} bases fit into one of the two "
-            "classes; take shorter windows or more chromosomes"
+            f"classes, which needs {_FEWEST}; take shorter windows or more chromosomes"
         )
     generator = np.random.default_rng(settings.seed)
     ids = []

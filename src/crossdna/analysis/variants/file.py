@@ -21,6 +21,7 @@ from crossdna.analysis.inference import (
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
 from crossdna.analysis.variants.score import (
+    WINDOW,
     ScoreSettings,
     default_scores,
     score_alleles,
@@ -31,6 +32,7 @@ from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
 from crossdna.models.fingerprint import fingerprint
+from crossdna.models.record import default_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -70,8 +72,8 @@ class ScoreJob:
                 read_allele(genome, *allele, self.settings.window) for allele in payload
             ]
             scores: Arrays = dict(score(genome, alleles, self.settings))
-            scores[SKIP] = np.array([allele.skip for allele in alleles], "U20")
-            return scores
+            skips = np.array([allele.skip for allele in alleles], "U20")
+            return scores | {SKIP: _with_unscored(skips, scores)}
 
         return work
 
@@ -86,6 +88,12 @@ class ScoreJob:
             execution=self.execution,
         )
         return partial(score_alleles, model)
+
+
+def _with_unscored(skips: NDArray[np.str_], scores: Arrays) -> NDArray[np.str_]:
+    """Give alleles that could be scored, but have none of the scores, their reason."""
+    without = np.all([np.isnan(values) for values in scores.values()], axis=0)
+    return np.where((skips == "") & without, "no_such_score", skips)
 
 
 class AlleleText(NamedTuple):
@@ -180,7 +188,7 @@ def prepare(
     chunk_size
         Records that are saved together.
     options
-        Further fields of `ScoreSettings`.
+        Further fields of `ScoreSettings`; without a window what suits the model.
     trust_remote_code
         Run code that comes with the checkpoint.
     execution
@@ -208,7 +216,8 @@ def prepare(
             )
         network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
         names = tuple(scores or default_scores(network))
-        settings = ScoreSettings(scores=names, **options)
+        window = default_window(network, WINDOW)
+        settings = ScoreSettings(scores=names, **{"window": window, **options})
         columns = score_names(network, settings.scores)
         digits = str(fingerprint(network, model))
     return ScoringRun(

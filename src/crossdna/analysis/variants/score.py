@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from crossdna.data.variants import Allele
 
 
+WINDOW: Final = 512
+"""Bases a model sees around a variant when nothing else is asked for."""
+
+
 class ScoreKind(NamedTuple):
     """One score that can be asked for."""
 
@@ -101,7 +105,7 @@ class ScoreSettings:
 
     scores: tuple[str, ...]
     """Names from `SCORES`."""
-    window: int = 512
+    window: int = WINDOW
     """Bases the model sees around a variant."""
     mask_spacing: int = 8
     """``pll`` masks every so-manieth base (or token) at once, so it takes as many
