@@ -21,7 +21,7 @@ from crossdna.analysis.report import (
     render_report,
 )
 from crossdna.analysis.statistics import Interval, interval
-from crossdna.analysis.supervised.report import _verdict
+from crossdna.analysis.supervised.report import verdict
 from crossdna.files import atomic_open, atomic_path
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def write_weights_report(folder: Path, steps: Steps, commands: str) -> Path:
     gain = metrics.get("against_best_baseline")
     if gain:
         # The sentence of the fine-tuning's own report.
-        opening.append(Paragraph(f"Promoters. {_verdict(gain['name'], gain[primary])}"))
+        opening.append(Paragraph(f"Promoters. {verdict(gain['name'], gain[primary])}"))
     sections = [
         _promoters(metrics, folder),
         _variants(alleles, folder, steps.contig),

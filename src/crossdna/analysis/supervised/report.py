@@ -282,12 +282,13 @@ def _opening(found: Evaluation, table: dict[str, Any]) -> list[Part]:
     gain = table.get("against_best_baseline")
     # Without both classes in any label there is nothing to compare by.
     if gain and gain[primary]["estimate"] is not None:
-        parts.insert(0, Paragraph(_verdict(gain["name"], gain[primary]), "lead"))
+        parts.insert(0, Paragraph(verdict(gain["name"], gain[primary]), "lead"))
     parts += [Paragraph(f"Warning: {text}.") for text in found.audit.warnings()]
     return parts
 
 
-def _verdict(baseline: str, gain: dict[str, float]) -> str:
+def verdict(baseline: str, gain: dict[str, float]) -> str:
+    """What the difference to the best baseline comes to, in words."""
     span = f"{gain['estimate']:+.3f} [{gain['low']:+.3f} to {gain['high']:+.3f}]"
     if gain["low"] > 0:
         return f"The model beats the best baseline ({baseline}) by {span}."
