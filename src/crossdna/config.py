@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -131,6 +131,45 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     return repr(value)
+
+
+def require_same(
+    path: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    free: Collection[str] = (),
+) -> None:
+    """Refuse to go on with a run whose settings are not those it was started with.
+
+    Parameters
+    ----------
+    path
+        Where the settings of before are, for errors.
+    before, now
+        Tables; what is None in one may be missing in the other.
+    free
+        ``section.key`` of what may differ.
+
+    Raises
+    ------
+    CrossDNAError
+        Names the first setting that differs.
+    """
+    was, is_now = _flat(before), _flat(now)
+    for key in {**is_now, **was}:
+        if was.get(key) != is_now.get(key) and key not in free:
+            raise CrossDNAError(
+                f"{path}: the run was started with {key} = {was.get(key)!r}, not "
+                f"{is_now.get(key)!r}; resume it unchanged or start another one"
+            )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def override(table: dict[str, Any], setting: str) -> None:

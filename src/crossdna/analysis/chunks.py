@@ -67,7 +67,8 @@ class ChunkStore:
                 f"{folder} holds something else; the folder for unfinished work must "
                 "be new or empty"
             )
-        different, found = self._different(), self._found()
+        found = self._found()
+        different = self._different(found)
         # A run of the same kind that failed before its first chunk is in nobody's way.
         same_kind = not found or found.keys() == self.settings.keys()
         if different and same_kind and not any(p != file for p in folder.iterdir()):
@@ -93,7 +94,7 @@ class ChunkStore:
         CrossDNAError
             Another run has taken the folder over.
         """
-        if self._different():
+        if self._different(self._found()):
             raise CrossDNAError(
                 f"{self.folder} was taken over by another run; let runs at the same "
                 "time write to different places"
@@ -116,12 +117,11 @@ class ChunkStore:
         file = self.folder / _SETTINGS
         return json.loads(file.read_text()) if file.exists() else {}
 
-    def _different(self) -> list[str]:
+    def _different(self, found: Mapping[str, Any]) -> list[str]:
         """Settings in which the run in the folder differs from this one."""
-        found, keys = self._found(), self.settings.keys()
         return [
             key
-            for key in sorted(keys | found.keys())
+            for key in sorted(self.settings.keys() | found.keys())
             if self.settings.get(key) != found.get(key)
         ]
 

@@ -215,6 +215,7 @@ def _require_same(path: Path, table: dict[str, dict[str, Any]]) -> None:
     """Compare with how the run was started, which `path` says."""
     import tomllib
 
+    from crossdna.config import require_same
     from crossdna.errors import CrossDNAError
 
     before = tomllib.loads(path.read_text())
@@ -223,16 +224,7 @@ def _require_same(path: Path, table: dict[str, dict[str, Any]]) -> None:
             f"{path}: the run was started by an older version, which kept no digest of "
             "the labels, so they cannot be compared; start another one"
         )
-    for section, values in table.items():
-        kept = before.get(section, {})
-        # What is None is not in the file: an option may have come, or gone.
-        for key in {**values, **kept}:
-            if kept.get(key) != values.get(key):
-                raise CrossDNAError(
-                    f"{path}: the run was started with {section}.{key} = "
-                    f"{kept.get(key)!r}, not {values.get(key)!r}; resume it unchanged "
-                    "or start another one"
-                )
+    require_same(path, before, table)
 
 
 def _baselines(

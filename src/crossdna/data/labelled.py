@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import numpy as np
 import polars as pl
 
+from crossdna.data import loci
 from crossdna.data import sequence_tables as tables
 from crossdna.errors import CrossDNAError
 
@@ -130,7 +131,7 @@ def label_candidates(table: SequenceTable) -> list[str]:
     if columns[:3] == list(tables.BED_COLUMNS[:3]) and "name" in columns:
         return ["name"]
     known = (
-        *tables.CONTIG_NAMES, *tables.START_NAMES, *tables.END_NAMES, *SPLIT_NAMES,
+        *loci.CONTIG_NAMES, *loci.START_NAMES, *loci.END_NAMES, *SPLIT_NAMES,
         "strand", "id", "name",
     )  # fmt: skip
     left = [

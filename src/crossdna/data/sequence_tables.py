@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import re
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
 from crossdna import alphabet
 from crossdna.data.fasta import open_lines
+from crossdna.data.loci import regions_of_columns, regions_of_names
 from crossdna.data.regions import Region, check_region
 from crossdna.errors import CrossDNAError
 
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
     from crossdna.data.genome import Genome
 
 SEQUENCE_NAMES: Final = ("sequence", "seq", "dna", "dna_sequence", "window", "text")
-CONTIG_NAMES: Final = ("contig", "chrom", "chr", "chromosome", "seqnames", "#chrom")
-START_NAMES: Final = ("start", "chromstart", "chrom_start", "begin")
-LOCUS_NAMES: Final = ("name", "id", "region", "locus")
-"""Columns that may hold places such as chr1:100-200."""
-END_NAMES: Final = ("end", "chromend", "chrom_end", "stop")
 BED_COLUMNS: Final = ("contig", "start", "end", "name", "score", "strand")
 COLUMN_OF_CLASS: Final = "class_of_file"
 """Column that says which of several files, one per class, a row is from.
@@ -48,15 +43,6 @@ _OTHER_DELIMITERS: Final = ("\t", ";", ",")
 _FIELD_LIMIT: Final = 2**31 - 1
 """Letters in one field of a text table: the most that csv takes on every system."""
 _FASTA: Final = (".fa", ".fasta", ".fna", ".fas")
-_LOCUS: Final = re.compile(
-    r"(?P<contig>chr[^\s:_]+(?=_\d+_)|[^\s:]+(?=:))[:_](?P<start>\d+)[-_](?P<end>\d+)"
-    r"(?P<strand>\([-+.]\)|:[-+*]|/rc)?"
-)
-"""A place, with the strand as bedtools, R (GenomicRanges) and samtools write it."""
-_STRANDS: Final = {
-    **dict.fromkeys(("+", "1", "+1", "plus", "forward", "fwd", ".", "*", "?", ""), "+"),
-    **dict.fromkeys(("-", "-1", "minus", "reverse", "rev"), "-"),
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +159,7 @@ def read_fasta_table(path: Path) -> SequenceTable:
         ids=tuple(ids),
         columns=pl.DataFrame(columns),
         places=tuple(places),
-        regions=_regions(_spans_of_names(columns["id"]), [len(b) for b in ids]),
+        regions=regions_of_names(columns["id"], [len(bases) for bases in ids]),
     )
 
 
@@ -430,7 +416,7 @@ def _from_columns(
         columns=columns,
         places=places,
         sequence_column=name,
-        regions=_regions_of_columns(columns, places, [len(bases) for bases in ids]),
+        regions=regions_of_columns(columns, places, [len(bases) for bases in ids]),
     )
 
 
@@ -461,98 +447,3 @@ def _looks_like_dna(values: pl.Series) -> bool:
         value is not None and len(value) >= 8 and set(value.upper()) <= set("ACGTUN")
         for value in values
     )
-
-
-def find_column(columns: pl.DataFrame, names: Sequence[str]) -> str | None:
-    """The column of plain values with one of these names, in any case; else None."""
-    plain = (name for name, kind in columns.schema.items() if not kind.is_nested())
-    return next((name for name in plain if name.lower() in names), None)
-
-
-class _Span(NamedTuple):
-    contig: str
-    start: int
-    end: int
-    strand: str
-
-
-def _regions_of_columns(
-    columns: pl.DataFrame, places: Sequence[str], lengths: Sequence[int]
-) -> tuple[Region, ...] | None:
-    """Coordinates from columns of contig, start and end, or from one of places."""
-    spans = _spans_of_columns(columns)
-    if spans is None:
-        return None
-    if strands := _strands(columns, places):
-        pairs = zip(spans, strands, strict=True)
-        spans = [span._replace(strand=strand) for span, strand in pairs]
-    return _regions(spans, lengths)
-
-
-def _spans_of_columns(columns: pl.DataFrame) -> list[_Span] | None:
-    named = [find_column(columns, n) for n in (CONTIG_NAMES, START_NAMES, END_NAMES)]
-    if None in named:
-        name = find_column(columns, LOCUS_NAMES)
-        places = [] if name is None else columns[name].cast(pl.String).to_list()
-        return _spans_of_names(places) if places and None not in places else None
-    contigs, starts, ends = (columns[str(name)].cast(pl.String) for name in named)
-    spans = []
-    for contig, start, end in zip(contigs, starts, ends, strict=True):
-        if not (contig and str(start).isdigit() and str(end).isdigit()):
-            return None
-        spans.append(_Span(contig, int(start), int(end), "+"))
-    return spans
-
-
-def _spans_of_names(names: Sequence[str]) -> list[_Span] | None:
-    """Coordinates from names like chr1:100-200(-) or chr1_100_200."""
-    spans = []
-    for name in names:
-        match = _LOCUS.match(name.removeprefix(">"))
-        if not match:
-            return None
-        strand = "-" if match["strand"] in ("(-)", ":-", "/rc") else "+"
-        start, end = int(match["start"]), int(match["end"])
-        spans.append(_Span(match["contig"], start, end, strand))
-    return spans
-
-
-def _regions(
-    spans: Sequence[_Span] | None, lengths: Sequence[int]
-) -> tuple[Region, ...] | None:
-    """Regions of spans that count from 0, or from 1 and include the end.
-
-    bedtools counts from 0, samtools and R from 1, and a strand behind the place tells
-    nothing (all of them write it). The lengths of the sequences do, if every sequence
-    has the one base more. Otherwise starts are taken to count from 0, which may be one
-    base off: that matters to no use but labels of bases, and `add_base_labels` refuses
-    regions of another length than their sequences.
-    """
-    if spans is None:
-        return None
-    pairs = zip(spans, lengths, strict=True)
-    from_one = all(s.start > 0 and s.end - s.start + 1 == n for s, n in pairs)
-    first = 1 if from_one else 0
-    if any(span.start - first >= span.end for span in spans):
-        return None
-    return tuple(
-        Region(span.contig, span.start - first, span.end, strand=span.strand)
-        for span in spans
-    )
-
-
-def _strands(columns: pl.DataFrame, places: Sequence[str]) -> list[str]:
-    """Strand of each row; empty where no column is called so."""
-    name = find_column(columns, ("strand",))
-    if name is None:
-        return []
-    strands = []
-    for text, where in zip(columns[name].cast(pl.String), places, strict=True):
-        word = (text or "").strip().lower()
-        if word not in _STRANDS:
-            raise CrossDNAError(
-                f"{where}: {text!r} in column {name!r} is not + or -; mend it, or "
-                "rename the column if it is no strand"
-            )
-        strands.append(_STRANDS[word])
-    return strands

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from crossdna.data import mmseqs, similarity
-from crossdna.data import sequence_tables as tables
+from crossdna.data import loci, mmseqs, similarity
 from crossdna.data.labelled import class_strata
 from crossdna.errors import CrossDNAError
 
@@ -153,8 +152,8 @@ def _are_chromosomes(
     number = len(np.unique(contigs))
     if number < fewest:
         return False
-    columns = (tables.CONTIG_NAMES, tables.START_NAMES, tables.END_NAMES)
-    told = all(tables.find_column(data.table.columns, names) for names in columns)
+    columns = (loci.CONTIG_NAMES, loci.START_NAMES, loci.END_NAMES)
+    told = all(loci.find_column(data.table.columns, names) for names in columns)
     return told or len(contigs) >= ROWS_PER_CONTIG * number
 
 

@@ -93,6 +93,11 @@ def is_language_model(model: Any) -> bool:
     return type(model).__name__.endswith(("ForMaskedLM", "ForCausalLM"))
 
 
+def has_head(model: Any) -> bool:
+    """Whether a model predicts one thing per sequence."""
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
 def hides(model: Any) -> bool:
     """Whether a model is asked about hidden bases."""
     masked = type(model).__name__.endswith("ForMaskedLM")
@@ -119,8 +124,7 @@ def default_window(model: Any, usual: int) -> int:
     As many as a head with weights for each base was made for, else `usual`; never more
     than the model reads at once.
     """
-    headed = type(model).__name__.endswith("ForSequenceClassification")
-    made_for = getattr(model.config, "head_length", None) if headed else None
+    made_for = getattr(model.config, "head_length", None) if has_head(model) else None
     wanted = made_for or usual
     return min(wanted, _longest_read(model) or wanted)
 

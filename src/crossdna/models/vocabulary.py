@@ -65,7 +65,7 @@ def speak_alphabet(model: Any) -> Any:
     if ids == IDS_BY_FAMILY["crossdna"] or hasattr(model, _BUFFER):
         return model
     network = model.base_model
-    for part in {id(model): model, id(network): network}.values():
+    for part in {model, network}:
         part.register_buffer(_BUFFER, torch.tensor(ids), persistent=False)
     if network is not model:
         network.register_forward_pre_hook(_translate_direct_input, with_kwargs=True)

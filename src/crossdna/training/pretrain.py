@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 import crossdna
 from crossdna.command_line import command_line
-from crossdna.config import from_table, to_table, write_toml
+from crossdna.config import from_table, require_same, to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
 from crossdna.models.building import new_language_model, require_reads
@@ -234,7 +234,7 @@ def _claim(recipe: PretrainRecipe, output: Path, *, resume: bool) -> None:
     if path.is_file():
         # Settings that are newer than the run have the values it had without them.
         begun = from_table(tomllib.loads(path.read_text()), PretrainRecipe)
-        _require_same(table, to_table(begun), path)
+        require_same(path, to_table(begun), table, FREE_ON_RESUME)
     elif any(output.glob("[!.]*")):
         raise CrossDNAError(f"{output} holds no run to resume: it has no {RECIPE_NAME}")
     with atomic_open(path) as handle:
@@ -265,24 +265,6 @@ def _facts(genome: OpenGenome) -> dict[str, str]:
         places = ",".join(map(str, regions))
         facts[f"{split} regions"] = hashlib.sha256(places.encode()).hexdigest()[:16]
     return facts
-
-
-def _require_same(new: dict[str, Any], old: dict[str, Any], path: Path) -> None:
-    was, now = _flat(old), _flat(new)
-    for key in was.keys() | now.keys():
-        if was.get(key) != now.get(key) and key not in FREE_ON_RESUME:
-            raise CrossDNAError(
-                f"{path}: the run was started with {key} = {was.get(key)!r}, not "
-                f"{now.get(key)!r}; resume it unchanged or start another one"
-            )
-
-
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 class FollowModel(TrainerCallback):

@@ -15,13 +15,13 @@ import numpy as np
 from crossdna import alphabet
 from crossdna.analysis.inference import gives_base_probabilities, is_causal
 from crossdna.analysis.variants.score import (
-    has_head,
     model_task,
     score_alleles,
     score_names,
 )
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
+from crossdna.models.record import has_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from crossdna import alphabet
 from crossdna.analysis.inference import sequence_logits
 from crossdna.analysis.variants.readings import window_likelihoods
-from crossdna.analysis.variants.score import ScoreSettings, has_head
+from crossdna.analysis.variants.score import ScoreSettings
 from crossdna.data.variants import Window
 from crossdna.errors import CrossDNAError
 from crossdna.models.crossdna import CrossDNAModel, StrandContext
 from crossdna.models.crossdna.modeling import STEM_REACH
 from crossdna.models.crossdna.padding import Alignment
 from crossdna.models.crossdna.streams import TwoStrandPass
+from crossdna.models.record import has_head
 
 if TYPE_CHECKING:
     from crossdna.models.crossdna import CrossDNAConfig

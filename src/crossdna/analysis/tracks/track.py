@@ -29,9 +29,10 @@ from crossdna.analysis.tracks.windows import (
     probability_windows,
     token_windows,
 )
-from crossdna.analysis.variants.score import has_head, head_labels
+from crossdna.analysis.variants.score import head_labels
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open
+from crossdna.models.record import has_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,6 +24,7 @@ from crossdna.analysis.variants.readings import (
 )
 from crossdna.data.variants import WindowPair, window_pair
 from crossdna.errors import CrossDNAError
+from crossdna.models.record import has_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -181,11 +182,6 @@ def model_task(model: Any) -> Task:
     if is_causal(model):
         return "causal-lm"
     return "masked-lm" if type(model).__name__.endswith("ForMaskedLM") else "embedding"
-
-
-def has_head(model: Any) -> bool:
-    """Whether a model predicts one thing per sequence."""
-    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def head_labels(model: Any) -> list[str]:
