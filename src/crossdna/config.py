@@ -96,7 +96,7 @@ def write_toml(table: Mapping[str, Any]) -> str:
 
 def _toml_lines(table: Mapping[str, Any], prefix: tuple[str, ...]) -> list[str]:
     lines = [
-        f"{_toml_key(key)} = {_toml_value(value)}"
+        f"{_toml_key(key)} = {toml_value(value)}"
         for key, value in table.items()
         if not _is_section(value)
     ]
@@ -119,17 +119,18 @@ def _is_section(value: Any) -> bool:
 
 def _toml_key(key: str) -> str:
     bare = key.replace("_", "").replace("-", "").isalnum() and key.isascii()
-    return key if bare else _toml_value(key)
+    return key if bare else toml_value(key)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Format a truth value, number, text or list as TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         return f'"{escaped}"'
     if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     return repr(value)
 
 

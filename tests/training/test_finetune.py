@@ -417,7 +417,14 @@ def test_errors(tmp_path, sets, values, message):
 
 
 @pytest.mark.parametrize(
-    "values", [{"epochs": 0}, {"lr": -1.0}, {"seeds": (1, 1)}, {"trial_share": 0.0}]
+    "values",
+    [
+        {"epochs": 0},
+        {"lr": -1.0},
+        {"seeds": (1, 1)},
+        {"trial_share": 0.0},
+        {"device": "cuda:1"},
+    ],
 )
 def test_recipe_refuses_nonsense(values):
     with pytest.raises(CrossDNAError):

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.model_options import add_training_precision, add_trust_option
+from crossdna.cli.model_options import (
+    add_training_device,
+    add_training_precision,
+    add_trust_option,
+)
+from crossdna.cli.recipe_options import add_set_option, finetuning_keys
 
 if TYPE_CHECKING:
     import argparse
@@ -64,15 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=32)
     add_training_precision(parser)
-    parser.add_argument("--device", default="auto")
+    add_training_device(parser)
     add_trust_option(parser)
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="any other value of the fine-tuning recipe",
+    add_set_option(
+        parser,
+        "KEY=VALUE",
+        "any other value of the fine-tuning recipe",
+        finetuning_keys,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.recipe_options import add_set_option, pretraining_keys
+
 if TYPE_CHECKING:
     import argparse
 
@@ -41,13 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "chrXV:721,876-722,015",
     )
     parser.add_argument("--locus-name", default="", help="what the report calls it")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="overrides",
-        help="change a value of the recipe, such as train.lr=3e-4; may be repeated",
+    add_set_option(
+        parser,
+        "SECTION.KEY=VALUE",
+        "change a value of the recipe, such as train.lr=3e-4",
+        pretraining_keys,
     )
     parser.add_argument(
         "--windows",

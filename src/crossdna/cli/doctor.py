@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    from crossdna.cli.model_options import CHECKPOINT, add_trust_option
+    from crossdna.cli.model_options import (
+        CHECKPOINT,
+        add_device_option,
+        add_trust_option,
+    )
 
     parser.add_argument("model", help=CHECKPOINT)
     parser.add_argument("--output", type=Path, help="write what was found as JSON")
@@ -30,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BASES",
         help="where speed and memory are measured (default: 1024 8192 65536)",
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
+    add_device_option(parser)
     add_trust_option(parser)
 
 

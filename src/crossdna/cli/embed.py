@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_device_option,
     add_execution_options,
     add_trust_option,
     chosen_execution,
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-bases", type=int, default=1 << 15)
     parser.add_argument("--chunk-size", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--device", default="auto")
+    add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_device_option,
     add_execution_options,
     add_trust_option,
     load_chosen,
@@ -50,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the model average both strands (twice the time)",
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
+    add_device_option(parser)
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from crossdna.cli.labelled_options import add_input_options
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_training_device,
     add_training_precision,
     add_trust_option,
 )
+from crossdna.cli.recipe_options import add_set_option, finetuning_keys
 
 if TYPE_CHECKING:
     import argparse
@@ -89,15 +91,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="predict with the mean of all seeds' models, not with the best of them",
     )
     train.add_argument("--trials", type=int, default=0, help="rounds of a search")
-    train.add_argument("--device", default="auto")
+    add_training_device(train)
     add_trust_option(parser)
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="any other value of the recipe, such as head_dropout=0.3",
+    add_set_option(
+        train,
+        "KEY=VALUE",
+        "any other value of the recipe, such as head_dropout=0.3",
+        finetuning_keys,
     )
 
 

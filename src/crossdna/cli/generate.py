@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     from crossdna.cli.model_options import (
         CHECKPOINT,
+        add_device_option,
         add_execution_options,
         add_trust_option,
     )
@@ -35,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes (%(default)s)"
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
+    add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_device_option,
     add_execution_options,
     add_trust_option,
     chosen_window,
@@ -68,9 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
     )
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
+    add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)
 

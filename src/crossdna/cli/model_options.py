@@ -21,6 +21,30 @@ USUAL_WINDOW: Final = 1024
 """Bases that a model sees along a region when --window is not given."""
 
 
+def add_device_option(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """Where a model is asked."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:1 and so on, or auto: a GPU where there is one "
+        "(default: %(default)s)",
+    )
+
+
+def add_training_device(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """Where a model is trained."""
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: a GPU where there is one (default: %(default)s)",
+    )
+
+
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
     """Whether code that comes with a checkpoint may run."""
     parser.add_argument(

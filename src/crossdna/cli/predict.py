@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
+    add_device_option,
     add_execution_options,
     add_trust_option,
     chosen_execution,
@@ -39,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows after which the work is saved (%(default)s)",
     )
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda (%(default)s)"
-    )
+    add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)
 

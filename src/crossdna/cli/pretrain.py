@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossdna.cli.recipe_options import add_set_option, pretraining_keys
+
 if TYPE_CHECKING:
     import argparse
 
@@ -16,13 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="directory for the model and its log"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="overrides",
-        help="change a value of the recipe, such as train.lr=3e-4; may be repeated",
+    add_set_option(
+        parser,
+        "SECTION.KEY=VALUE",
+        "change a value of the recipe, such as train.lr=3e-4",
+        pretraining_keys,
     )
     parser.add_argument(
         "--resume",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.evaluate import add_split_arguments, read_split, show
 from crossdna.cli.model_options import (
+    add_device_option,
     add_execution_options,
     add_trust_option,
     load_chosen,
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)
 

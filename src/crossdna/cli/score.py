@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_device_option,
     add_execution_options,
     add_trust_option,
     chosen_execution,
@@ -132,7 +133,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         default=1,
         help="processes; each has a GPU of its own, or shares the CPU (%(default)s)",
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda (%(default)s)")
+    add_device_option(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

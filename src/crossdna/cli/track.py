@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_device_option,
     add_execution_options,
     add_trust_option,
     chosen_window,
@@ -133,7 +134,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda (%(default)s)")
+    add_device_option(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ class MaskingConfig:
     random_share: float = 0.1
     """Share of the selected that is shown as one of the three other bases."""
     mean_span: float | None = None
-    """Mean length in bases of selected spans; None selects each base by itself."""
+    """Mean length in bases of selected spans; None: each base is selected by itself."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:

@@ -379,10 +379,10 @@ def _train(trainer: FinetuneTrainer, patience: int) -> None:
 def _arguments(
     recipe: FinetuneRecipe, work: Path, seed: int, epochs: int
 ) -> TrainingArguments:
-    if recipe.device.startswith("cuda") and not torch.cuda.is_available():
-        raise CrossDNAError(f"device {recipe.device}: torch finds no CUDA device here")
+    if recipe.device == "cuda" and not torch.cuda.is_available():
+        raise CrossDNAError("device cuda: torch finds no CUDA device here")
     on_cpu = recipe.device == "cpu" or not torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=epochs,
         per_device_train_batch_size=recipe.batch_size,
@@ -404,6 +404,9 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
     )
+    # One process trains on one device, whatever else this machine has.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> RunResult:

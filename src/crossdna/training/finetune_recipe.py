@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 from crossdna.errors import CrossDNAError
 from crossdna.training.precision import Precision
@@ -20,6 +20,7 @@ Method = Literal["full", "head", "lora"]
 Pooling = Literal["mean", "max_mean", "attention", "position"]
 Head = Literal["auto"] | Pooling
 StrandPolicy = Literal["auto", "both", "forward"]
+TrainingDevice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +48,7 @@ class FinetuneRecipe:
     epochs: int | None = None
     """None: 20; 60 with ``method="head"``, whose epochs cost next to nothing."""
     batch_size: int = 32
+    """Sequences in a step."""
     lr: float | None = None
     """Peak learning rate; None: 2e-3 for new models, 5e-3 for a head alone, 5e-4 for
     lora, 3e-4 for pretrained weights."""
@@ -54,9 +56,11 @@ class FinetuneRecipe:
     """Peak learning rate of the head, which is new in any case; None: `lr` where that
     is given, else 2e-3, and 5e-3 with ``method="head"``."""
     weight_decay: float = 0.01
+    """Of matrices; vectors such as biases and norms are left."""
     warmup: float = 0.06
     """Share of the steps with a rising learning rate."""
     clip: float = 1.0
+    """Largest norm of a step's gradient."""
     patience: int | None = None
     """Stop after so many epochs without improvement on the development set; None: 5,
     and 15 with ``method="head"``."""
@@ -65,7 +69,7 @@ class FinetuneRecipe:
     dropout: float | None = None
     """Of the network; None: as in the checkpoint, of CrossDNA at least 0.15."""
     head_dropout: float | None = None
-    """None: 0.3, and 0.1 with ``method="head"``."""
+    """Of the head; None: 0.3, and 0.1 with ``method="head"``."""
     head_motifs: int | None = None
     """Motif detectors that a head for sequences has on the bases themselves; None: 128,
     and none with ``method="head"``, which asks what the network alone has learned."""
@@ -80,20 +84,26 @@ class FinetuneRecipe:
     small training sets last longer. None: 0.05, and none with ``method="head"``, whose
     network is asked once for each sequence instead of once in each epoch."""
     lora_rank: int = 8
+    """Rank of the updates with ``method="lora"``."""
     precision: Precision = "float32"
     """``auto``: bf16 where the device gains by it, else float32."""
     max_length: int = 65536
     """A longer training sequence is an error."""
     seeds: tuple[int, ...] = (0,)
+    """One model for each."""
     trials: int = 0
     """Rounds of a search for learning rate, weight decay, dropout and batch size."""
     trial_share: float = 0.25
     """Share of the epochs that trials of heads and of the search get."""
-    device: str = "auto"
+    device: TrainingDevice = "auto"
+    """Auto: a GPU where there is one."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint."""
 
     def __post_init__(self) -> None:
+        if self.device not in get_args(TrainingDevice):
+            known = ", ".join(get_args(TrainingDevice))
+            raise CrossDNAError(f"device {self.device!r} is not one of {known}")
         for name in ("head_motifs", "head_width", "trials"):
             if (getattr(self, name) or 0) < 0:
                 raise CrossDNAError(

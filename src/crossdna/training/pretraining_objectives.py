@@ -76,12 +76,15 @@ class ObjectiveSettings:
     semantic_weight: float = 0.12
     """Keeps each branch near its teacher, summed over blocks and branches."""
     semantic_warmup_steps: int = 10_000
+    """Steps in which that weight grows to its value."""
     gate_freeze_steps: int = 5_000
     """Steps during which the strands are fused with equal weights."""
     gate_weight: float = 0.02
     """Makes the gate favour the forward strand, once it is free."""
     gate_warmup_steps: int = 500
+    """Steps, after the gate is free, in which that weight grows to its value."""
     teacher_decay: float = 0.999
+    """How much of a teacher's weights a step keeps; the rest is the branch's."""
     strand_kl_weight: float = 0.0
     """Agreement of the two branches' predictions."""
     decorrelation_weight: float = 0.0

@@ -38,6 +38,7 @@ class TrainSettings:
     """The ``[train]`` section: optimisation, and when to look and save."""
 
     seed: int = 0
+    """Of random weights, windows, masks and dropout."""
     initial: Path | None = None
     """Checkpoint directory whose weights the run starts from; None: random ones."""
     steps: int
@@ -59,7 +60,9 @@ class TrainSettings:
     warmup: float = 0.01
     """Share of the steps in which the learning rate grows to `lr`."""
     weight_decay: float = 0.1
+    """Of matrices; vectors such as biases and norms are left."""
     beta2: float = 0.999
+    """How long AdamW remembers squared gradients."""
     clip: float = 1.0
     """Largest norm of a step's gradient."""
     precision: Precision = "float32"
@@ -71,12 +74,17 @@ class TrainSettings:
     """Let a GPU fuse what stands between the products of a layer (torch.compile, once
     per shape, a minute or two at the start)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Auto: a GPU where there is one."""
     workers: int = 0
     """Processes that prepare batches, for each training process."""
     log_every: int = 10
+    """Steps between lines of the log."""
     evaluate_every: int = 500
+    """Steps between looks at the held-out windows."""
     save_every: int = 500
+    """Steps between checkpoints that a killed run goes on from."""
     keep_checkpoints: int = 2
+    """Newest checkpoints that stay while the run goes on."""
     keep: Literal["best", "last"] = "best"
     """Which weights become the result: best on held-out windows, or the last."""
 

@@ -64,6 +64,7 @@ class CaduceusConfig(PreTrainedConfig):
     rms_norm : bool
         False: layer norm.
     norm_epsilon : float
+        Of every normalisation.
     residual_in_fp32 : bool
         Keep the sum over layers in float32 when the weights are narrower.
     bidirectional, bidirectional_weight_tie : bool
