@@ -1,7 +1,9 @@
 """The command line as a whole."""
 
+import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,7 @@ def test_help_lists_every_verb():
 
 LIGHT = """
 import sys
+from pathlib import Path
 from crossdna.cli import main
 try:
     code = main({words!r})
@@ -124,3 +127,28 @@ def test_a_user_error_has_no_traceback(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("crossdna convert: error: ")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said_in_a_line(monkeypatch, capsys):
+    with io.FileIO("/dev/full", "w") as raw:
+        full = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["models"]) == 2
+        full.detach()
+    assert capsys.readouterr().err == (
+        "crossdna models: error: No space left on device; free some, then start again "
+        "(with --resume, where a verb has it)\n"
+    )
+
+
+def test_what_the_system_refuses_is_named(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("sequence,label\nACGT,1\n")
+    output = table / "inside"
+    words = ["split", str(table), "--output", str(output)]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("crossdna split: error: ")
+    assert str(table) in error
+    assert "Errno" not in error

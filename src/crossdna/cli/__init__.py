@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -97,6 +98,17 @@ def _need_inputs(arguments: argparse.Namespace) -> None:
                 raise CrossDNAError(f"{path}: no such {kind}")
 
 
+def _reason(error: OSError) -> str:
+    """What the system refused; a traceback would not help to mend it."""
+    reason = str(error)
+    if error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        reason = f"{where}{error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason += "; free some, then start again (with --resume, where a verb has it)"
+    return reason
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -113,18 +125,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _find_shipped(arguments)
         _need_inputs(arguments)
         return int(_module(arguments.verb).run(arguments) or 0)
-    except (
-        CrossDNAError,
-        FileNotFoundError,
-        PermissionError,
-        IsADirectoryError,
-    ) as error:
+    except CrossDNAError as error:
         print(f"crossdna {arguments.verb}: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader (head, less) went away: no error, but stdout must not be flushed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"crossdna {arguments.verb}: error: {_reason(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"crossdna {arguments.verb}: interrupted", file=sys.stderr)
         return 130
