@@ -30,7 +30,7 @@ from crossdna.analysis.evaluation.hidden import (
 )
 from crossdna.analysis.evaluation.run import write_json
 from crossdna.analysis.statistics import Interval
-from crossdna.config import read_recipe
+from crossdna.config import read_recipe, to_table
 from crossdna.files import atomic_open
 from crossdna.models.crossdna import CrossDNAForMaskedLM
 from crossdna.models.crossdna.streams import TwoStrandPass
@@ -113,11 +113,15 @@ def run_cell(variant, seed, options):
     """Train and measure one cell, or read it where it is finished."""
     folder = options.work / f"{variant}-{seed}"
     result = folder / "held-out.json"
-    if result.exists():
-        return json.loads(result.read_text())
     changes = [*options.set, *VARIANTS[variant], f"train.seed={seed}"]
     changes += [f"train.steps={options.steps}", 'train.keep="last"']
     recipe = read_recipe(options.recipe, PretrainRecipe, changes)
+    asked = {"recipe": to_table(recipe), "windows": options.windows}
+    if result.exists():
+        cell = json.loads(result.read_text())
+        if cell["asked"] != asked:
+            raise SystemExit(f"{result}: of another recipe or --windows; move it away")
+        return cell
     with reading(variant):
         pretrain(recipe, folder, resume=True)
         model = CrossDNAForMaskedLM.from_pretrained(folder).eval()
@@ -132,6 +136,7 @@ def run_cell(variant, seed, options):
         "steps": options.steps,
         "bases": recipe.train.batch_size * recipe.windows.length * options.steps,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "asked": asked,
         "species": rows,
     }
     with atomic_open(result) as handle:

@@ -7,7 +7,7 @@ are cut into windows, bases are hidden, and the model predicts them beside Marko
 of order 0 to 10 and a two-sided k-mer model, both fitted on the training regions of the
 same section. Classes of bases are told only where an annotation or lower-case letters
 say so. Results go to benchmarks/results/pretrained-NAME.json with bootstrap intervals;
-species that are there already, of the same model, are not measured again.
+species that are there already, of the same model and windows, are not measured again.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main():
     model = load_model(options.model, "masked-lm")
     made_by = provenance(model, options.model, strand_average=False)
     path = RESULTS / f"pretrained-{options.name}.json"
-    rows = finished(path, made_by.fingerprint)
+    rows = finished(path, made_by.fingerprint, options)
     for part in open_genomes(recipe.genome):
         wanted = not options.species or part.name in options.species
         known = any(row["species"] == part.name for row in rows)
@@ -161,13 +161,15 @@ def main():
         print(line(json.loads(path.read_text())["rows"][-1]), flush=True)
 
 
-def finished(path, fingerprint):
-    """Rows of an earlier run with the same weights."""
+def finished(path, fingerprint, options):
+    """Rows of an earlier run with the same weights and windows."""
     if not path.exists():
         return []
     earlier = json.loads(path.read_text())
-    same = earlier["made_by"]["fingerprint"] == fingerprint
-    return earlier["rows"] if same else []
+    if earlier["made_by"]["fingerprint"] != fingerprint:
+        return []
+    asked = options.window, options.max_windows
+    return [row for row in earlier["rows"] if (row["window"], row["windows"]) == asked]
 
 
 def line(row):
