@@ -32,6 +32,8 @@ HELDOUT = ROOT / "recipes" / "pretrain" / "heldout"
 PAD = 50
 """Bases left out on both sides of an evaluation sequence."""
 VARIANT_PAD = 1000
+TILE = 200
+"""Bases of a held-out block that copies are looked for at once."""
 
 EVALUATION = (
     "gue/tf/*/dev", "gue/tf/*/test", "gue/mouse/*/dev", "gue/mouse/*/test",
@@ -152,15 +154,20 @@ def padded(regions, contigs, pad):
     )
 
 
+def tile_starts(block):
+    """Starts of tiles that cover all of a block; the last may overlap its neighbour."""
+    return [*range(block.start, block.end - TILE, TILE), block.end - TILE]
+
+
 def build():
     """Write a BED file for each section."""
     opened = {section: genome(section) for section in FILES}
     sequences = evaluation_sequences()
     tiles = [
-        opened[section].fetch(block.contig, start, start + 200)
+        opened[section].fetch(block.contig, start, start + TILE)
         for section, blocks in BLOCKS.items()
         for block in blocks
-        for start in range(block.start, block.end - 200, 200)
+        for start in tile_starts(block)
     ]
     # Haplotypes are copies of each other as a whole; their low weight speaks for that.
     order = [section for section in FILES if section != "human_haplotypes"]

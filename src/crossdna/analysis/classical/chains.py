@@ -143,6 +143,16 @@ class HiddenChain:
         model.fit(rows, [len(ids) for ids in chosen])
         return cls(model)
 
+    @classmethod
+    def uniform(cls) -> HiddenChain:
+        """One state that gives A C G T alike: what is known without a sequence."""
+        from hmmlearn.hmm import CategoricalHMM
+
+        model = CategoricalHMM(1, n_features=alphabet.NUM_BASES)
+        model.startprob_, model.transmat_ = np.ones(1), np.ones((1, 1))
+        model.emissionprob_ = np.full((1, alphabet.NUM_BASES), 1 / alphabet.NUM_BASES)
+        return cls(model)
+
     def log_likelihoods(
         self, sequences: Sequence[NDArray[np.uint8]]
     ) -> NDArray[np.float64]:

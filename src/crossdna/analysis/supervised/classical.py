@@ -269,7 +269,7 @@ class HiddenMarkovClassifier:
         best = -np.inf
         for states in _STATES:
             chains = [
-                HiddenChain.fit([ids for ids, y in _rows(train) if y == number], states)
+                _hidden_chain(train, number, states)
                 for number in range(train.task.outputs)
             ]
             odds = self._odds(valid.table.ids, chains)
@@ -292,6 +292,12 @@ class HiddenMarkovClassifier:
             for chain, both in ((chain, (sequences, turned)) for chain in chains)
         ]
         return np.stack(odds, axis=1) + self.prior
+
+
+def _hidden_chain(train: LabelledSet, number: int, states: int) -> HiddenChain:
+    """Fit the model of a class; one that training lacks is never called anyway."""
+    sequences = [ids for ids, y in _rows(train) if y == number]
+    return HiddenChain.fit(sequences, states) if sequences else HiddenChain.uniform()
 
 
 class MotifModel:

@@ -182,10 +182,10 @@ def _train(
     augment: bool,
 ) -> None:
     optimiser = torch.optim.Adam(model.net.parameters(), lr=_RATE, weight_decay=1e-5)
-    best, kept, waited = -np.inf, copy.deepcopy(model.net.state_dict()), 0
+    best, kept, waited = (-np.inf, -np.inf), copy.deepcopy(model.net.state_dict()), 0
     for _ in range(EPOCHS):
         _epoch(model, train, optimiser, generator, augment)
-        found = _selecting(model, valid)
+        found = _judged(model, valid)
         if found > best:
             best, kept, waited = found, copy.deepcopy(model.net.state_dict()), 0
         else:
@@ -225,13 +225,26 @@ def _targets(card: TaskCard, labels: NDArray, turned: NDArray[np.bool_]) -> Tens
         for row, (values, flip) in enumerate(zip(labels, turned, strict=True)):
             padded[row, : len(values)] = values[::-1] if flip else values
         return torch.from_numpy(padded)
+    return torch.from_numpy(_in_units(card, labels))
+
+
+def _in_units(card: TaskCard, labels: NDArray) -> NDArray:
+    """Labels as a net is asked for them: targets of a regression by their spread."""
     if card.task.kind == "regression":
         labels = (labels - np.asarray(card.means)) / np.asarray(card.scales)
-    return torch.from_numpy(np.ascontiguousarray(labels))
+    return np.ascontiguousarray(labels)
 
 
-def _selecting(model: CompactModel, valid: LabelledSet) -> float:
-    task, scores = valid.task, model.scores(valid.table.ids)
-    thresholds = metrics.choose_thresholds(task, valid.labels, scores)
-    found = metrics.score(task, valid.labels, scores, thresholds)
-    return float(np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0))
+def _judged(model: CompactModel, valid: LabelledSet) -> tuple[float, float]:
+    """What decides on the development set, and among equals: minus the loss."""
+    task, labels, logits = valid.task, valid.labels, model.logits(valid.table.ids)
+    scores = model.card.scores(logits)
+    thresholds = metrics.choose_thresholds(task, labels, scores)
+    found = metrics.score(task, labels, scores, thresholds)
+    kind = task.kind
+    if kind == "per-base":
+        kind, (logits, labels) = "multiclass", metrics.flatten_bases(logits, labels)
+    truth = torch.from_numpy(_in_units(model.card, labels))
+    loss = task_loss(kind, torch.from_numpy(logits), truth, None)
+    deciding = np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0)
+    return float(deciding), -loss.item()
