@@ -4,8 +4,11 @@ import inspect
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from accelerate.hooks import remove_hook_from_submodules
 from transformers import Trainer, TrainingArguments, pipeline
 
+from crossdna.errors import CrossDNAError
 from crossdna.models import caduceus, crossdna, hyenadna, tokenized
 from crossdna.models.caduceus import CaduceusConfig
 from crossdna.models.crossdna import CrossDNAConfig
@@ -164,3 +167,17 @@ def test_heads_of_all_families_are_asked_alike(module):
                 "input_ids", "attention_mask", "labels", "output_hidden_states",
                 "return_dict",
             ]  # fmt: skip
+
+
+def test_offloaded_weights_are_brought_at_once_or_missed():
+    config = FAMILIES["crossdna"][3]
+    model = crossdna.CrossDNAForMaskedLM(config).eval()
+    ids = torch.arange(40)[None] % 4
+    with torch.inference_mode():
+        expected = model(ids).logits
+        cpu_offload(model, "cpu")
+        with pytest.raises(CrossDNAError, match="preload_module_classes"):
+            model(ids)
+        remove_hook_from_submodules(model)
+        cpu_offload(model, "cpu", preload_module_classes=["CrossDNAModel"])
+        torch.testing.assert_close(model(ids).logits, expected)

@@ -206,10 +206,11 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         Raises
         ------
         CrossDNAError
-            No bases, a mask of another shape or with gaps, or a context that the
-            configured behaviour does not allow.
+            No bases, a mask of another shape or with gaps, a context that the
+            configured behaviour does not allow, or weights that are not in memory.
         """
         _check_inputs(self.config, input_ids, attention_mask, context)
+        self._require_weights(input_ids)
         aligned = align_left(input_ids, attention_mask)
         want_layers = bool(
             self.config.output_hidden_states
@@ -232,6 +233,19 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         if context is not None:
             output.context = run.context_at_ends()
         return output if return_dict in (None, True) else output.to_tuple()
+
+    def _require_weights(self, ids: Tensor) -> None:
+        """Miss weights that hooks would bring layer by layer.
+
+        A branch reads the weights of its layers' parts itself, before any hook of those
+        parts is asked.
+        """
+        if self.stem_reverse.weight.is_meta and not ids.is_meta:
+            raise CrossDNAError(
+                "the weights are not in memory (offloaded, or never loaded); accelerate "
+                "brings them at once with preload_module_classes="
+                f"[{type(self).__name__!r}]"
+            )
 
     def features_forward(
         self, ids: Tensor, left: Tensor | None = None, right: Tensor | None = None
