@@ -1,5 +1,7 @@
 """The command line as a whole."""
 
+import argparse
+import importlib
 import io
 import subprocess
 import sys
@@ -53,6 +55,27 @@ def test_every_verb_explains_itself_without_loading_torch(verb):
     result = run_light(verb, "--help")
     assert result.stdout.splitlines()[-1] == "0 []"
     assert f"usage: crossdna {verb}" in result.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_says_what_it_does_and_its_default(verb):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"crossdna.cli.{verb}").add_arguments(parser)
+    for action in _actions(parser):
+        name = "/".join(action.option_strings) or action.dest
+        assert action.help, f"{verb} {name} has no help"
+        switch = action.nargs == 0 or action.default in (None, "", [])
+        said = "%(default)s" in action.help or "default" in action.help
+        assert switch or said, f"{verb} {name} does not say its default"
+
+
+def _actions(parser):
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _actions(inner)
+        else:
+            yield action
 
 
 def test_models_are_listed_without_loading_torch():

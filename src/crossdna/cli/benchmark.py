@@ -58,16 +58,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("finetune", "probe"),
         default="finetune",
-        help="probe: a linear model on frozen representations",
+        help="probe: a linear model on frozen representations (default: %(default)s)",
     )
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="models of each kind and task (default: %(default)s)",
+    )
     parser.add_argument(
         "--reduced-train",
         action="store_true",
         help="take tasks without a training file, training on their development file",
     )
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="sequences in a step (default: %(default)s)",
+    )
     add_training_precision(parser)
     add_training_device(parser)
     add_trust_option(parser)

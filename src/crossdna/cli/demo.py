@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with a recipe: region to show base by base, 1-based, such as "
         "chrXV:721,876-722,015",
     )
-    parser.add_argument("--locus-name", default="", help="what the report calls it")
+    parser.add_argument(
+        "--locus-name",
+        default="",
+        help="what the report calls it, beside its place (default: Locus)",
+    )
     add_set_option(
         parser,
         "SECTION.KEY=VALUE",

@@ -27,12 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help=".parquet, .npz or .zarr"
     )
     parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for a BED file")
-    parser.add_argument("--sequence-column", metavar="NAME")
+    parser.add_argument(
+        "--sequence-column",
+        metavar="NAME",
+        help="column of the sequences (default: found by its name or letters)",
+    )
     parser.add_argument(
         "--per-base", action="store_true", help="a vector per base, not per sequence"
     )
     parser.add_argument(
-        "--pool", choices=("mean", "max"), default="mean", help="over the bases"
+        "--pool",
+        choices=("mean", "max"),
+        default="mean",
+        help="over the bases (default: %(default)s)",
     )
     parser.add_argument(
         "--layer",
@@ -48,10 +55,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw a picture")
     parser.add_argument("--color", metavar="COLUMN", help="what to colour it by")
-    parser.add_argument("--projection", choices=("pca", "umap"), default="pca")
-    parser.add_argument("--batch-bases", type=int, default=1 << 15)
-    parser.add_argument("--chunk-size", type=int, default=1024)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--projection",
+        choices=("pca", "umap"),
+        default="pca",
+        help="how the picture gets two dimensions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-bases",
+        type=int,
+        default=1 << 15,
+        help="bases that the model reads at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chunk-size",
+        type=int,
+        default=1024,
+        help="rows after which the work is saved (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that share the rows (default: %(default)s)",
+    )
     add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)

@@ -57,40 +57,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_training_options(parser: argparse.ArgumentParser) -> None:
     """Declare what the recipe holds."""
     train = parser.add_argument_group("training")
-    train.add_argument("--method", choices=("full", "head", "lora"), default="full")
+    train.add_argument(
+        "--method",
+        choices=("full", "head", "lora"),
+        default="full",
+        help="train all weights, the head alone, or low-rank updates (default: "
+        "%(default)s)",
+    )
     train.add_argument(
         "--head",
         choices=("auto", "mean", "max_mean", "attention", "position"),
         default="auto",
-        help="how bases are summed up; auto: best on the development set",
+        help="how bases are summed up; auto: best on the development set "
+        "(default: %(default)s)",
     )
     train.add_argument(
         "--strands",
         choices=("auto", "both", "forward"),
         default="auto",
-        help="both: train on either strand and average predictions",
+        help="both: train on either strand and average predictions; auto: by the head "
+        "(default: %(default)s)",
     )
     train.add_argument(
         "--epochs", type=int, help="at most (default: 20; 60 with --method head)"
     )
-    train.add_argument("--batch-size", type=int, default=32)
-    train.add_argument("--lr", type=float)
+    train.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="sequences in a step (default: %(default)s)",
+    )
+    train.add_argument(
+        "--lr",
+        type=float,
+        help="highest learning rate (default: 2e-3 for random weights and the head, "
+        "3e-4 for pretrained ones, 5e-4 for lora)",
+    )
     train.add_argument(
         "--patience",
         type=int,
         help="epochs without improvement before training stops (default: 5; 15 with "
         "--method head)",
     )
-    train.add_argument("--class-weights", action="store_true")
-    train.add_argument("--max-length", type=int, default=65536)
+    train.add_argument(
+        "--class-weights",
+        action="store_true",
+        help="weigh classes in the loss by the inverse of how often they occur",
+    )
+    train.add_argument(
+        "--max-length",
+        type=int,
+        default=65536,
+        help="longer sequences are an error (default: %(default)s)",
+    )
     add_training_precision(train)
-    train.add_argument("--seeds", type=int, default=1, help="models to train")
+    train.add_argument(
+        "--seeds", type=int, default=1, help="models to train (default: %(default)s)"
+    )
     train.add_argument(
         "--ensemble",
         action="store_true",
         help="predict with the mean of all seeds' models, not with the best of them",
     )
-    train.add_argument("--trials", type=int, default=0, help="rounds of a search")
+    train.add_argument(
+        "--trials",
+        type=int,
+        default=0,
+        help="rounds of a search for learning rate, weight decay, dropout and batch "
+        "size (default: %(default)s)",
+    )
     add_training_device(train)
     add_trust_option(parser)
     add_set_option(

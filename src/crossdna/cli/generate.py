@@ -44,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_constraints(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--length", type=int, help="bases of each")
     group.add_argument(
-        "--prompt", default="", metavar="BASES", help="what every sequence begins with"
+        "--prompt",
+        default="",
+        metavar="BASES",
+        help="what every sequence begins with (default: nothing)",
     )
     group.add_argument(
         "--template",
@@ -78,13 +81,17 @@ def _add_constraints(group: argparse._ArgumentGroup) -> None:
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--temperature", type=float, default=1.0, help="(%(default)s)")
     group.add_argument(
-        "--top-k", type=int, default=0, help="only the most probable choices (0: all)"
+        "--top-k",
+        type=int,
+        default=0,
+        help="only the most probable choices (default: all)",
     )
     group.add_argument(
         "--top-p",
         type=float,
         default=1.0,
-        help="only the most probable choices that have this probability together",
+        help="only the most probable choices that have this probability together "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--strand",

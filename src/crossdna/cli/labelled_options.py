@@ -23,27 +23,55 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         help="CSV, TSV, Parquet, FASTA (label in the header, or one file per class) "
         "or BED",
     )
-    files.add_argument("--valid", nargs="+", default=[], metavar="FILE")
-    files.add_argument("--test", nargs="+", default=[], metavar="FILE")
-    files.add_argument("--genome", nargs="+", metavar="FASTA", help="for BED files")
-    files.add_argument("--sequence-column", metavar="NAME")
     files.add_argument(
-        "--label-column",
+        "--valid",
         nargs="+",
         default=[],
-        metavar="NAME",
-        help="several for several labels or targets",
+        metavar="FILE",
+        help="development set, which choices are made on (default: part of --train)",
     )
+    files.add_argument(
+        "--test",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="set for the final numbers alone (default: part of --train)",
+    )
+    files.add_argument("--genome", nargs="+", metavar="FASTA", help="for BED files")
+    add_column_options(files)
     files.add_argument(
         "--base-labels",
         metavar="BED|GFF",
         help="label each base by the feature that covers it",
     )
-    files.add_argument("--task", choices=KINDS, default="auto")
     files.add_argument(
         "--positive", metavar="CLASS", help="the positive class of a binary task"
     )
     add_split_options(parser)
+
+
+def add_column_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """Where sequences and labels stand in a table, and what labels are."""
+    parser.add_argument(
+        "--sequence-column",
+        metavar="NAME",
+        help="column of the sequences (default: found by its name or letters)",
+    )
+    parser.add_argument(
+        "--label-column",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="several for several labels or targets (default: found by its name)",
+    )
+    parser.add_argument(
+        "--task",
+        choices=KINDS,
+        default="auto",
+        help="kind of labels; auto: by what they look like (default: %(default)s)",
+    )
 
 
 def add_split_options(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +90,7 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=(0.8, 0.1, 0.1),
         metavar=("TRAIN", "VALID", "TEST"),
+        help="how much of --train each part gets (default: 0.8 0.1 0.1)",
     )
     group.add_argument(
         "--similarity",
@@ -71,7 +100,12 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
         help="share of 12-mers in common that makes two sequences relatives "
         "(default: %(default)s)",
     )
-    group.add_argument("--split-seed", type=int, default=0)
+    group.add_argument(
+        "--split-seed",
+        type=int,
+        default=0,
+        help="another one splits otherwise (default: %(default)s)",
+    )
 
 
 def input_options(arguments: argparse.Namespace) -> InputOptions:

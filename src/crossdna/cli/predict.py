@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help=".tsv, .csv or .parquet"
     )
     parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for a BED file")
-    parser.add_argument("--sequence-column", metavar="NAME")
+    parser.add_argument(
+        "--sequence-column",
+        metavar="NAME",
+        help="column of the sequences (default: found by its name or letters)",
+    )
     parser.add_argument(
         "--batch-bases",
         type=int,
@@ -39,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2048,
         help="rows after which the work is saved (%(default)s)",
     )
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that share the rows (default: %(default)s)",
+    )
     add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)

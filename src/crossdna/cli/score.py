@@ -111,7 +111,9 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
         help="GFF3 or GTF with the classes of region for --calibrate; without it, "
         "lower case (repeats) and the rest",
     )
-    group.add_argument("--seed", type=int, default=0, help="of --calibrate (0)")
+    group.add_argument(
+        "--seed", type=int, default=0, help="of --calibrate (default: %(default)s)"
+    )
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:

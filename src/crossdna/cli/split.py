@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crossdna.cli.labelled_options import KINDS, add_split_options
+from crossdna.cli.labelled_options import add_column_options, add_split_options
 
 if TYPE_CHECKING:
     import argparse
@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, help=".tsv, .csv or .parquet; adds a column split"
     )
     parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for BED files")
-    parser.add_argument("--sequence-column", metavar="NAME")
-    parser.add_argument("--label-column", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--task", choices=KINDS, default="auto")
+    add_column_options(parser)
     add_split_options(parser)
     parser.set_defaults(base_labels=None, positive=None)
 

@@ -14,13 +14,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     train = actions.add_parser("train", help="learn a vocabulary from FASTA files")
     train.add_argument("fasta", nargs="+", help="FASTA files, plain or gzipped")
-    train.add_argument("--type", choices=["bpe"], default="bpe", help="byte pairs")
-    train.add_argument("--vocab", type=int, default=4096, help="tokens in all")
+    train.add_argument(
+        "--type",
+        choices=["bpe"],
+        default="bpe",
+        help="byte pairs (default: %(default)s)",
+    )
+    train.add_argument(
+        "--vocab", type=int, default=4096, help="tokens in all (default: %(default)s)"
+    )
     train.add_argument(
         "--max-bases",
         type=int,
         default=100_000_000,
-        help="bases to learn from, spread evenly over larger genomes",
+        help="bases to learn from, spread evenly over larger genomes "
+        "(default: %(default)s)",
     )
     train.add_argument("--output", required=True, help="directory to create")
 
@@ -31,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="DNABERT's, the Nucleotide Transformer's, or HyenaDNA's and Caduceus's",
     )
-    create.add_argument("--k", type=int, default=6, help="bases in a k-mer, 1 to 8")
+    create.add_argument(
+        "--k",
+        type=int,
+        default=6,
+        help="bases in a k-mer, 1 to 8 (default: %(default)s)",
+    )
     create.add_argument("--output", required=True, help="directory to create")
 
     show = actions.add_parser(

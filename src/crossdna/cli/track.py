@@ -86,7 +86,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         default=0,
         metavar="BASES",
         help="mean embeddings of bins of so many bases (embeddings.parquet), and their "
-        "principal components as tracks, instead of predictions",
+        "principal components as tracks, instead of predictions (default: predictions)",
     )
     group.add_argument(
         "--components",
@@ -121,7 +121,10 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
         "or what the head was made for; no more than the model reads at once)",
     )
     group.add_argument(
-        "--step", type=int, default=128, help="bases between a head's windows"
+        "--step",
+        type=int,
+        default=128,
+        help="bases between a head's windows (%(default)s)",
     )
     group.add_argument(
         "--piece", type=int, default=65536, help="bases read at once (%(default)s)"

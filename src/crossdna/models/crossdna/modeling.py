@@ -242,9 +242,9 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         """
         if self.stem_reverse.weight.is_meta and not ids.is_meta:
             raise CrossDNAError(
-                "the weights are not in memory (offloaded, or never loaded); accelerate "
-                "brings them at once with preload_module_classes="
-                f"[{type(self).__name__!r}]"
+                "the weights are not in memory (offloaded, or never loaded); give "
+                f"accelerate preload_module_classes=[{type(self).__name__!r}], which "
+                "brings them at once"
             )
 
     def features_forward(
