@@ -81,6 +81,42 @@ def test_clusters_are_families(rng):
     assert len(np.unique(clusters)) == 20
 
 
+def test_variants_of_one_backbone_are_relatives(rng, monkeypatch):
+    # As many that each k-mer of the backbone is too common to be evidence.
+    monkeypatch.setattr(similarity, "COMMON", 10)
+    monkeypatch.setattr(similarity, "_MODELS_AT_ONCE", 4)
+    backbone, other = random_ids(rng, 150), random_ids(rng, 150)
+    library = [mutated(rng, backbone, 5) for _ in range(60)]
+    library += [mutated(rng, other, 5) for _ in range(40)]
+    rest = [random_ids(rng) for _ in range(20)]
+    found = similarity.cluster([*library, *rest])
+    assert len(set(found[:60])) == 1
+    assert len(set(found[60:100])) == 1
+    assert len(set(found)) == 22
+    queries = [mutated(rng, backbone, 5), mutated(rng, other, 5), random_ids(rng)]
+    relatives = similarity.nearest_relatives(queries, [*rest, *library])
+    assert (relatives.containment[:2] > similarity.THRESHOLD).all()
+    assert relatives.containment[2] == 0
+    assert 20 <= relatives.nearest[0] < 80 <= relatives.nearest[1]
+    assert relatives.nearest[2] == -1
+
+
+def test_repeats_alone_do_not_make_relatives(rng, monkeypatch):
+    monkeypatch.setattr(similarity, "COMMON", 10)
+    repeat = random_ids(rng, 60)
+    hosts = [np.concatenate([repeat, random_ids(rng, 80)]) for _ in range(30)]
+    assert len(set(similarity.cluster(hosts))) == 30
+
+
+def test_copies_do_not_make_their_kmers_common(rng, monkeypatch):
+    monkeypatch.setattr(similarity, "COMMON", 10)
+    original = random_ids(rng)
+    others = [random_ids(rng), *[original] * 50]
+    found = similarity.nearest_relatives([mutated(rng, original, 1)], others)
+    assert found.containment[0] > 0.8
+    assert found.nearest[0] == 1
+
+
 def test_sampling_of_long_inputs_keeps_relatives(rng, monkeypatch):
     monkeypatch.setattr(similarity, "_MAX_KMERS", 20_000)
     long = [random_ids(rng, 20_000) for _ in range(5)]

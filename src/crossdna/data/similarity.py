@@ -4,8 +4,10 @@ Two sequences are relatives when they share at least a given part of the k-mers 
 one that has fewer (containment), either strand. With k = 12, 0.3 corresponds to about
 90 % identity over the whole length (identity is about containment ** (1/k)), or to an
 overlap of a third at full identity. Long inputs keep a fixed share of all k-mers,
-chosen by hash (FracMinHash, Irber et al. 2022), so that memory stays bounded. What
-MMseqs2 says instead: `crossdna.data.mmseqs`.
+chosen by hash (FracMinHash, Irber et al. 2022), so that memory stays bounded. K-mers of
+very many sequences are repeats and no evidence; a sequence that has hardly any others,
+as in a library of variants of one backbone, is compared with a bounded number of its
+kind by all of its k-mers. What MMseqs2 says instead: `crossdna.data.mmseqs`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ COMMON: Final = 2000
 """A k-mer found in more distinct sequences than this is a repeat and no evidence."""
 _MAX_KMERS: Final = 20_000_000
 _ROWS_AT_ONCE: Final = 512
+_REPETITIVE: Final = 0.5
+"""A sequence with a larger share of such k-mers is compared by all that it has."""
+_MODELS_AT_ONCE: Final = 64
+_MOST_ROUNDS: Final = 50
 _EMPTY: Final = np.zeros(0, np.uint64)
 
 
@@ -82,14 +88,17 @@ def nearest_relatives(
     k: int = K,
 ) -> Relatives:
     """For each query the sequence among the others that contains most of it."""
-    sketches = _Sketches([*queries, *others], k)
-    first, second = sketches.split(len(queries))
-    containment = np.zeros(len(queries))
-    nearest = np.full(len(queries), -1, np.int64)
-    for start, shared in _shared(first, second):
+    asked, first_asked = _distinct(queries)
+    known, first_known = _distinct(others)
+    distinct = [queries[row] for row in first_asked]
+    distinct += [others[row] for row in first_known]
+    sketches = _Sketches(distinct, k)
+    count = len(first_asked)
+    containment = np.zeros(count)
+    nearest = np.full(count, -1, np.int64)
+    for start, shared in _shared(sketches.table[:count], sketches.table[count:]):
         smaller = np.minimum(
-            sketches.sizes[start + shared.row],
-            sketches.sizes[len(queries) + shared.col],
+            sketches.sizes[start + shared.row], sketches.sizes[count + shared.col]
         )
         values = shared.data / np.maximum(smaller, 1)
         # The last entry written wins, so the largest must come last in each row.
@@ -97,11 +106,32 @@ def nearest_relatives(
         rows = start + shared.row[order]
         containment[rows] = values[order]
         nearest[rows] = shared.col[order]
-    same = {canonical(ids): row for row, ids in reversed(list(enumerate(others)))}
-    for row, ids in enumerate(queries):
-        if (place := same.get(canonical(ids))) is not None:
-            containment[row], nearest[row] = 1.0, place
-    return Relatives(containment, nearest)
+    repetitive = np.flatnonzero(sketches.repetitive)
+    rows = repetitive[repetitive < count]
+    found = _evenly(repetitive[repetitive >= count], COMMON)
+    for row, values in _containments(sketches, rows, found):
+        best = int(values.argmax())
+        if values[best] > containment[row]:
+            containment[row], nearest[row] = values[best], found[best] - count
+    for key, row in asked.items():
+        if key in known:
+            containment[row], nearest[row] = 1.0, known[key]
+    place = np.array([asked[canonical(ids)] for ids in queries], np.int64)
+    # Of copies, the first.
+    originals = np.append(first_known, -1)
+    return Relatives(containment[place], originals[nearest[place]])
+
+
+def _distinct(
+    sequences: Sequence[NDArray[np.uint8]],
+) -> tuple[dict[bytes, int], NDArray[np.int64]]:
+    """Number the different sequences; give the row where each stands first."""
+    numbers: dict[bytes, int] = {}
+    first: list[int] = []
+    for row, ids in enumerate(sequences):
+        if numbers.setdefault(canonical(ids), len(numbers)) == len(first):
+            first.append(row)
+    return numbers, np.array(first, np.int64)
 
 
 def cluster(
@@ -116,11 +146,8 @@ def cluster(
     """
     if not 0 < threshold <= 1:
         raise CrossDNAError(f"similarity {threshold} must lie between 0 and 1")
-    groups: dict[bytes, int] = {}
-    member = np.array(
-        [groups.setdefault(canonical(ids), len(groups)) for ids in sequences], np.int64
-    )
-    firsts = np.unique(member, return_index=True)[1]
+    groups, firsts = _distinct(sequences)
+    member = np.array([groups[canonical(ids)] for ids in sequences], np.int64)
     sketches = _Sketches([sequences[row] for row in firsts], k)
     rows, columns = [], []
     for start, shared in _shared(sketches.table, sketches.table):
@@ -130,7 +157,8 @@ def cluster(
         related = shared.data >= threshold * smaller
         rows.append(start + shared.row[related])
         columns.append(shared.col[related])
-    pairs = np.concatenate(rows), np.concatenate(columns)
+    alike = _repetitive_relatives(sketches, threshold)
+    pairs = np.concatenate([*rows, alike[0]]), np.concatenate([*columns, alike[1]])
     graph = sparse.coo_matrix(
         (np.ones(len(pairs[0]), bool), pairs), shape=(len(firsts), len(firsts))
     )
@@ -138,13 +166,64 @@ def cluster(
     return component.astype(np.int64)[member]
 
 
+def _repetitive_relatives(
+    sketches: _Sketches, threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of repetitive sequences: each with the first of its kind.
+
+    The first few are compared with all, then the first few of those that are not yet
+    related to any, and so on, for a bounded number of rounds.
+    """
+    left = np.flatnonzero(sketches.repetitive)
+    first, second = [], []
+    for _ in range(_MOST_ROUNDS):
+        if not left.size:
+            break
+        models = left[:_MODELS_AT_ONCE]
+        related = np.zeros((len(left), len(models)), bool)
+        for place, (_, values) in enumerate(_containments(sketches, left, models)):
+            related[place] = values >= threshold
+        # A sequence is its own relative, even one that is too short for a k-mer.
+        related[: len(models)] |= np.eye(len(models), dtype=bool)
+        row, column = np.nonzero(related)
+        first.append(left[row])
+        second.append(models[column])
+        left = left[~related.any(1)]
+    none = np.zeros(0, np.int64)
+    return np.concatenate([*first, none]), np.concatenate([*second, none])
+
+
+def _containments(
+    sketches: _Sketches, rows: NDArray[np.int64], others: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """For each row its (others,) containments by all k-mers; of repetitive ones."""
+    if not others.size:
+        return
+    turned = sketches.whole[others].T.tocsr()
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        shared = (sketches.whole[some] @ turned).toarray()
+        smaller = np.minimum(sketches.sizes[some][:, None], sketches.sizes[others])
+        yield from zip(some.tolist(), shared / np.maximum(smaller, 1), strict=True)
+
+
+def _evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many, spread over all of them."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
+
+
 class _Sketches:
-    """k-mer sets of sequences as a sparse table, repeats left out of it.
+    """k-mer sets of different sequences as sparse tables.
 
     Attributes
     ----------
     table : (sequences, k-mers) sparse, one where a sequence has the k-mer
+        Repeats left out.
     sizes : (sequences,) k-mers of each, repeats included
+    repetitive : (sequences,) bool
+        Those of which the table tells little, since most of what they have is repeats.
+    whole : (sequences, k-mers) sparse
+        Of repetitive sequences all k-mers; of others none.
     """
 
     def __init__(self, sequences: Sequence[NDArray[np.uint8]], k: int) -> None:
@@ -156,14 +235,19 @@ class _Sketches:
             np.concatenate([*kmers, _EMPTY]), return_inverse=True, return_counts=True
         )
         rows = np.repeat(np.arange(len(sequences)), self.sizes)
-        told = (counts <= COMMON)[columns] & (counts > 1)[columns]
-        self.table = sparse.csr_matrix(
-            (np.ones(int(told.sum()), np.int32), (rows[told], columns[told])),
-            shape=(len(sequences), max(len(codes), 1)),
-        )
+        repeats = (counts > COMMON)[columns]
+        shared = (counts > 1)[columns]
+        of_repeats = np.bincount(rows[repeats], minlength=len(sequences))
+        self.repetitive = of_repeats > _REPETITIVE * self.sizes
 
-    def split(self, first: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-        return self.table[:first], self.table[first:]
+        def table(told: NDArray[np.bool_]) -> sparse.csr_matrix:
+            return sparse.csr_matrix(
+                (np.ones(int(told.sum()), np.int32), (rows[told], columns[told])),
+                shape=(len(sequences), max(len(codes), 1)),
+            )
+
+        self.table = table(shared & ~repeats)
+        self.whole = table(shared & self.repetitive[rows])
 
 
 def _sampled(codes: NDArray[np.uint64], keep: float) -> NDArray[np.uint64]:
