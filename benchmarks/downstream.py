@@ -14,8 +14,8 @@ here: they train on the development file, and are tested on windows of the chrom
 that yeast's held-out list names, since pretraining saw the others.
 
 Finished cells in --work are not repeated. All finished cells together are written to
-benchmarks/results/downstream-NAME.json; MCC, intervals over test rows of the mean over
-seeds, differences paired.
+benchmarks/results/downstream-NAME.json; MCC, intervals of the mean over seeds, over
+test rows and, where there are several, seeds; differences paired.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pretrained_tables import downstream_table
 
 from crossdna import alphabet
 from crossdna.analysis.evaluation.run import write_json
-from crossdna.analysis.statistics import interval
+from crossdna.analysis.statistics import interval, over_seeds
 from crossdna.analysis.supervised.baselines import BASELINES
 from crossdna.analysis.supervised.benchmark import (
     Fitted,
@@ -204,7 +204,7 @@ def summary(options):
             layers[model] = [cell.layer for cell in cells]
             values[model] = float(np.mean([cell.value for cell in cells]))
             kept = [np.load(path.with_suffix(".npy")) for path in found[:seeds]]
-            draws[model] = np.mean(kept, axis=0)
+            draws[model] = np.stack(kept)
         gain = values["pretrained"] - values["random"]
         rows.append(
             {
@@ -217,11 +217,15 @@ def summary(options):
                 # Those that probes read, by seed; empty for anything else.
                 "layers": layers,
                 **values,
-                "interval": interval(values["pretrained"], draws["pretrained"]),
-                "gain": interval(gain, draws["pretrained"] - draws["random"]),
+                "interval": interval(
+                    values["pretrained"], over_seeds(draws["pretrained"])
+                ),
+                "gain": interval(
+                    gain, over_seeds(draws["pretrained"] - draws["random"])
+                ),
                 "over_kmer": interval(
                     values["pretrained"] - values["kmer"],
-                    draws["pretrained"] - draws["kmer"],
+                    over_seeds(draws["pretrained"] - draws["kmer"]),
                 ),
             }
         )

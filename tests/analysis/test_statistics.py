@@ -81,3 +81,26 @@ def test_metric_interval_holds_the_metric_and_is_repeatable(rng):
 def test_metric_of_one_class_is_refused():
     with pytest.raises(ValueError, match="two classes"):
         statistics.metric_interval(lambda a, b: 0.0, np.ones(4), np.ones(4))
+
+
+def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say(rng):
+    # Five runs that differ by 1, on rows that hardly matter.
+    covered = 0
+    for trial in range(300):
+        runs = rng.normal(size=(5, 1)) + 0.1 * rng.normal(size=(5, 400))
+        found = statistics.interval(
+            float(runs.mean()), statistics.over_seeds(runs, draws=trial)
+        )
+        covered += found.low <= 0 <= found.high
+    # Five draws of five are known to be narrow; rows alone would cover next to never.
+    assert 0.75 < covered / 300 < 0.97
+
+
+def test_one_seed_is_resampled_rows_alone(rng):
+    runs = rng.normal(size=(1, 50))
+    np.testing.assert_array_equal(statistics.over_seeds(runs), runs[0])
+
+
+def test_seeds_that_agree_change_nothing(rng):
+    runs = np.tile(rng.normal(size=50), (3, 1))
+    np.testing.assert_allclose(statistics.over_seeds(runs), runs[0])

@@ -164,7 +164,7 @@ def test_one_class_in_the_sample_is_undefined_not_wrong():
     scores = np.array([[0.2, 0.8], [0.6, 0.4]])
     found = metrics.score(BINARY, np.array([1, 1]), scores, (0.5,))
     assert np.isnan(found["auroc"])
-    assert found["mcc"] == 0
+    assert np.isnan(found["mcc"])
 
 
 def test_chance_is_what_a_constant_gets(rng):
@@ -175,3 +175,24 @@ def test_chance_is_what_a_constant_gets(rng):
     assert found["auroc"] == pytest.approx(chance["auroc"], abs=0.03)
     assert found["auprc"] == pytest.approx(chance["auprc"], abs=0.03)
     assert found["f1"] == pytest.approx(chance["f1"])
+
+
+def test_a_label_that_nothing_has_is_left_out_of_the_means():
+    task = Task(kind="multilabel", columns=("a", "b", "c"), classes=("a", "b", "c"))
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], float)
+    scores = np.clip(labels, 0.1, 0.9)
+    found = metrics.score(task, labels, scores, (0.5, 0.5, 0.5))
+    assert found["macro_mcc"] == found["macro_f1"] == found["macro_auroc"] == 1
+    assert metrics.chance(task, labels)["macro_f1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_correlations_do_not_depend_on_units(rng, unit):
+    labels = rng.normal(size=(50, 1))
+    scores = labels + rng.normal(size=(50, 1))
+    task = Task(kind="regression", columns=("y",))
+    expected = np.corrcoef(labels[:, 0], scores[:, 0])[0, 1]
+    found = metrics.score(task, unit * labels, unit * scores, ())
+    assert found["pearson"] == pytest.approx(expected)
+    alike = np.full((50, 1), 0.1 * unit) * (1 + 1e-15 * scores)
+    assert metrics.score(task, labels, alike, ())["pearson"] == 0

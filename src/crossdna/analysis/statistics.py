@@ -90,6 +90,32 @@ def interval(
     return Interval(float(estimate), float(low), float(high))
 
 
+def over_seeds(
+    resampled: NDArray[np.floating], *, draws: int = 0
+) -> NDArray[np.float64]:
+    """Mean over seeds of each resample, with seeds drawn with replacement as well.
+
+    What another training run would have given is then part of the spread. One seed
+    cannot tell; then it is that of the resampled rows alone.
+
+    Parameters
+    ----------
+    resampled : (seeds, resamples)
+        A number for each training run, or its difference to the run of another model
+        with the same seed, on the same resampled rows.
+    draws
+        Which seeds are drawn follows from this number and the shape alone.
+
+    Returns
+    -------
+    (resamples,)
+    """
+    seeds, resamples = resampled.shape
+    generator = np.random.default_rng(draws)
+    chosen = generator.integers(seeds, size=(seeds, resamples))
+    return np.take_along_axis(resampled, chosen, axis=0).mean(axis=0)
+
+
 def metric_interval(
     metric: Callable[[NDArray, NDArray], float],
     labels: NDArray,

@@ -181,7 +181,10 @@ def chance(task: Task, labels: NDArray) -> dict[str, float]:
 
 
 def mcc(labels: NDArray, decided: NDArray) -> float:
-    """Matthews correlation of two or more classes (Gorodkin, 2004); 0 if undefined."""
+    """Matthews correlation of two or more classes (Gorodkin, 2004).
+
+    0 where one class only is called, NaN where there is no other.
+    """
     classes = int(max(labels.max(), decided.max())) + 1
     return _mcc_of_confusion(confusion(labels, decided, classes))
 
@@ -207,6 +210,8 @@ def confusion_metrics(table: NDArray) -> dict[str, float]:
 
 def _mcc_of_confusion(table: NDArray) -> float:
     rows, truth, called = float(table.sum()), table.sum(1), table.sum(0)
+    if truth.max() == rows:
+        return float("nan")
     top = float(np.trace(table)) * rows - float(truth @ called)
     spread = (rows**2 - float(truth @ truth)) * (rows**2 - float(called @ called))
     return top / spread**0.5 if spread > 0 else 0.0
@@ -244,7 +249,7 @@ def _binary_metrics(
         "auroc": auroc(labels, scores),
         "auprc": average_precision(labels, scores),
         "accuracy": float((labels == decided).mean()),
-        "f1": 2 * both / either if either else 0.0,
+        "f1": 2 * both / either if labels.any() else float("nan"),
         "brier": float(((scores - labels) ** 2).mean()),
     }
 
@@ -256,7 +261,7 @@ def _binary_chance(labels: NDArray) -> dict[str, float]:
         "auroc": 0.5,
         "auprc": share,
         "accuracy": max(share, 1 - share),
-        "f1": 2 * share / (1 + share),
+        "f1": 2 * share / (1 + share) if share else float("nan"),
         "brier": share * (1 - share),
     }
 
@@ -282,10 +287,18 @@ def _quantity_metrics(labels: NDArray, scores: NDArray) -> dict[str, float]:
 
 
 def _correlation(first: NDArray, second: NDArray) -> float:
-    a, b = first - first.mean(), second - second.mean()
+    a, b = _centred(first), _centred(second)
     size = float(np.sqrt((a @ a) * (b @ b)))
     # A constant prediction tells nothing apart: that is no correlation, not an unknown.
-    return float(a @ b) / size if size > 1e-12 else 0.0
+    return float(a @ b) / size if size else 0.0
+
+
+def _centred(values: NDArray) -> NDArray[np.float64]:
+    """Less their mean, at most 1 in size; zeros where they differ by rounding alone."""
+    apart = values - values.mean()
+    largest = np.abs(apart).max()
+    alike = largest <= 1e-12 * np.abs(values).max()
+    return np.zeros_like(apart) if alike else apart / largest
 
 
 def _mean(values: list[float]) -> float:

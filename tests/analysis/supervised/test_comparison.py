@@ -156,3 +156,17 @@ def test_calibration_counts_what_comes_true(rng):
     assert honest.error < 0.02
     assert honest.rows.sum() == 20_000
     assert comparison.calibration(labels, probabilities**3).error > 0.1
+
+
+def test_areas_of_a_rare_class_lie_in_their_interval(tmp_path, rng):
+    task = labelled.Task(kind="per-base", columns=("y",), classes=("none", "site"))
+    labels, scores = np.empty(60, object), np.empty(60, object)
+    for row in range(60):
+        labels[row] = (rng.random(200) < 0.003).astype(int)
+        odds = -9 + 2.0 * labels[row] + 0.7 * rng.normal(size=200)
+        site = 1 / (1 + np.exp(-odds))
+        scores[row] = np.stack([1 - site, site], axis=1)
+    arguments = task, labels, scores, (), 100, 0
+    fast = comparison._resample_bases(*arguments)["macro_auroc"]
+    slow = comparison._resample(*arguments)["macro_auroc"]
+    np.testing.assert_allclose(fast, slow, atol=0.005)

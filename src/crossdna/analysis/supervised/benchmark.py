@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 import crossdna
-from crossdna.analysis.statistics import interval
+from crossdna.analysis.statistics import interval, over_seeds
 from crossdna.analysis.supervised.classical import Predictor
 from crossdna.analysis.supervised.comparison import ask
 from crossdna.data import metrics
@@ -269,7 +269,10 @@ class Row(NamedTuple):
 
 
 class PairRow(NamedTuple):
-    """Two models on a task: difference of the first metric, resampled as pairs."""
+    """Two models on a task: difference of the first metric, resampled as pairs.
+
+    Of test rows, and of seeds where there are several.
+    """
 
     task: str
     first: str
@@ -278,7 +281,7 @@ class PairRow(NamedTuple):
     low: float
     high: float
     p: float
-    """Two-sided bootstrap probability of no difference."""
+    """Two-sided bootstrap probability of no difference; NaN where none is defined."""
 
 
 class CellGroup(NamedTuple):
@@ -287,12 +290,17 @@ class CellGroup(NamedTuple):
     Attributes
     ----------
     cells : list of Cell
-    resampled : ndarray of shape (resamples,)
-        The metric on resampled test rows, mean over the cells.
+    resampled : ndarray of shape (cells, resamples)
+        The metric on resampled test rows.
     """
 
     cells: list[Cell]
     resampled: NDArray[np.float64]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of the cells."""
+        return [cell.seed for cell in self.cells]
 
 
 def group_cells(folder: Path) -> dict[tuple[str, str], CellGroup]:
@@ -303,7 +311,7 @@ def group_cells(folder: Path) -> dict[tuple[str, str], CellGroup]:
         found = groups.setdefault((cell.task, cell.model), [])
         found.append((cell, np.load(path.with_suffix(".npy"))))
     return {
-        key: CellGroup([cell for cell, _ in found], np.mean([r for _, r in found], 0))
+        key: CellGroup([cell for cell, _ in found], np.stack([r for _, r in found]))
         for key, found in groups.items()
     }
 
@@ -311,25 +319,31 @@ def group_cells(folder: Path) -> dict[tuple[str, str], CellGroup]:
 def collect(folder: Path) -> tuple[list[Row], list[PairRow]]:
     """Put all finished cells together.
 
-    Intervals are over resampled test rows of the mean over seeds; every model sees the
-    same resamples, so that differences are paired.
+    Intervals are of the mean over seeds, over resampled test rows and seeds; every
+    model sees the same resamples, so that differences are paired.
     """
-    rows, draws = [], {}
-    for (task, model), group in group_cells(folder).items():
-        draws[task, model] = group.resampled
-        rows.append(_row(task, model, group.cells, group.resampled))
+    groups = group_cells(folder)
+    rows = [_row(*key, group) for key, group in groups.items()]
     rows.sort(key=lambda row: (row.task, -np.nan_to_num(row.mean, nan=-9)))
     pairs = []
     for one, other in combinations(rows, 2):
         if one.task == other.task:
-            apart = draws[one.task, one.model] - draws[other.task, other.model]
-            pairs.append(_pair(one, other, apart))
+            first, second = (groups[row.task, row.model] for row in (one, other))
+            pairs.append(_pair(one, other, _apart(first, second)))
     return rows, pairs
 
 
-def _row(task: str, model: str, cells: list[Cell], resampled: NDArray) -> Row:
+def _apart(first: CellGroup, second: CellGroup) -> NDArray[np.float64]:
+    """Difference of the means over seeds, for each resample; (resamples,)."""
+    if first.seeds == second.seeds:
+        return over_seeds(first.resampled - second.resampled)
+    return over_seeds(first.resampled) - over_seeds(second.resampled, draws=1)
+
+
+def _row(task: str, model: str, group: CellGroup) -> Row:
+    cells = group.cells
     values = [cell.value for cell in cells]
-    found: Interval = interval(float(np.mean(values)), resampled)
+    found: Interval = interval(float(np.mean(values)), over_seeds(group.resampled))
     memory = [cell.peak_memory_mib or np.nan for cell in cells]
     return Row(
         task=task,
@@ -350,9 +364,12 @@ def _row(task: str, model: str, cells: list[Cell], resampled: NDArray) -> Row:
 
 def _pair(one: Row, other: Row, apart: NDArray) -> PairRow:
     found = interval(one.mean - other.mean, apart)
-    tail = min(float((apart <= 0).mean()), float((apart >= 0).mean()))
-    # With so many resamples no smaller probability can be told from zero.
-    p = min(1.0, max(2 * tail, 1 / len(apart)))
+    apart = apart[~np.isnan(apart)]
+    p = float("nan")
+    if apart.size:
+        tail = min(float((apart <= 0).mean()), float((apart >= 0).mean()))
+        # With so many resamples no smaller probability can be told from zero.
+        p = min(1.0, max(2 * tail, 1 / len(apart)))
     return PairRow(
         one.task, one.model, other.model, found.estimate, found.low, found.high, p
     )

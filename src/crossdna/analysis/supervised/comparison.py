@@ -174,7 +174,7 @@ def _resample_bases(
     """The same for predictions per base, from counts for each sequence.
 
     Whole sequences are drawn, since neighbouring bases are not independent. Areas under
-    curves are those of scores rounded to `BINS` steps.
+    curves are those of scores sorted into `BINS` steps.
     """
     sums = _base_counts(task.outputs, labels, scores)
     generator = np.random.default_rng(seed)
@@ -210,15 +210,28 @@ class _BaseCounts(NamedTuple):
 def _base_counts(classes: int, labels: NDArray, scores: NDArray) -> _BaseCounts:
     tables = np.zeros((len(labels), classes, classes))
     histograms = np.zeros((len(labels), classes, 2, BINS))
+    flat, every = metrics.flatten_bases(scores, labels)
+    edges = [_steps(flat[:, n], every == n) for n in range(classes)]
     for row, (truth, values) in enumerate(zip(labels, scores, strict=True)):
         kept = truth != IGNORED
         truth, values = truth[kept], values[kept]
         tables[row] = metrics.confusion(truth, values.argmax(1), classes)
-        steps = np.minimum((values * BINS).astype(int), BINS - 1)
         for number in range(classes):
             own = (truth == number).astype(int)
-            np.add.at(histograms[row, number], (own, steps[:, number]), 1)
+            steps = np.searchsorted(edges[number], values[:, number], "right")
+            np.add.at(histograms[row, number], (own, steps), 1)
     return _BaseCounts(tables, histograms)
+
+
+def _steps(scores: NDArray, own: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Where scores are cut into at most `BINS` steps.
+
+    Half of the cuts share out the bases of the class, half the others: of a rare class
+    all scores may lie where next to nothing else does.
+    """
+    shares = np.linspace(0, 1, BINS // 2 + 1)[1:-1]
+    parts = [part for part in (scores[own], scores[~own]) if part.size]
+    return np.unique(np.concatenate([np.quantile(part, shares) for part in parts]))
 
 
 def _area(others: NDArray, own: NDArray) -> float:
