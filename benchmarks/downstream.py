@@ -184,9 +184,9 @@ def folder_of(options):
 
 
 def summary(options):
-    """A row for each task that has all three models."""
-    rows = []
-    for task in TASKS:
+    """A row for each task that has all three models, and the mean gain over them."""
+    rows, gains = [], []
+    for number, task in enumerate(TASKS):
         paths = {
             model: [
                 path
@@ -206,6 +206,8 @@ def summary(options):
             kept = [np.load(path.with_suffix(".npy")) for path in found[:seeds]]
             draws[model] = np.stack(kept)
         gain = values["pretrained"] - values["random"]
+        gained = over_seeds(draws["pretrained"] - draws["random"], draws=number)
+        gains.append((gain, gained))
         rows.append(
             {
                 "kind": options.kind,
@@ -214,22 +216,23 @@ def summary(options):
                 "test_rows": cells[0].rows,
                 "seeds": seeds,
                 "epochs": options.epochs if options.kind == "finetune" else None,
+                "resampled": "rows and seeds" if seeds > 1 else "rows",
                 # Those that probes read, by seed; empty for anything else.
                 "layers": layers,
                 **values,
                 "interval": interval(
                     values["pretrained"], over_seeds(draws["pretrained"])
                 ),
-                "gain": interval(
-                    gain, over_seeds(draws["pretrained"] - draws["random"])
-                ),
+                "gain": interval(gain, gained),
                 "over_kmer": interval(
                     values["pretrained"] - values["kmer"],
                     over_seeds(draws["pretrained"] - draws["kmer"]),
                 ),
             }
         )
-    return rows
+    values, draws = zip(*gains, strict=True)
+    mean = interval(float(np.mean(values)), np.mean(draws, axis=0))
+    return rows, {"kind": options.kind, "tasks": len(rows), "gain": mean}
 
 
 def main():
@@ -243,9 +246,12 @@ def main():
     parser.add_argument("--train-rows", type=int, default=2000)
     parser.add_argument("--test-rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--table", action="store_true", help="of what is finished")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for task in TASKS:
+    if options.table:
+        save(options)
+    for task in [] if options.table else TASKS:
         if task.startswith(tuple(options.tasks)):
             run_task(task, options)
             save(options)
@@ -255,10 +261,13 @@ def main():
 def save(options):
     """Replace this kind's rows, keep the other's."""
     path = RESULTS / f"downstream-{options.name}.json"
-    kept = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = [row for row in kept if row["kind"] != options.kind] + summary(options)
-    machine = describe_machine(epochs=options.epochs)
-    write_json({"machine": machine, "rows": rows}, path)
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    rows, mean = summary(options)
+    result = {"machine": describe_machine(epochs=options.epochs)}
+    for part, new in (("rows", rows), ("means", [mean])):
+        others = [r for r in kept.get(part, []) if r["kind"] != options.kind]
+        result[part] = others + new
+    write_json(result, path)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,25 @@ def _read(rows):
     return " (of either network the layer that does best on the development set)"
 
 
+def _spread(rows):
+    """What intervals are over; results made before seeds were part of it do not say."""
+    alone = "test rows alone"
+    over = {row.get("resampled", alone) for row in rows if row["seeds"] > 1}
+    if over == {"rows and seeds"}:
+        single = any(row["seeds"] == 1 for row in rows)
+        return "over test rows and seeds" + (f"; of one seed {alone}" if single else "")
+    return f"over {alone}"
+
+
+def _mean_gain(means):
+    """The gain over all tasks."""
+    return "".join(
+        f" Mean gain over the {mean['tasks']} tasks: {mean['gain']['estimate']:+.3f} "
+        f"({mean['gain']['low']:+.3f} to {mean['gain']['high']:+.3f})."
+        for mean in means
+    )
+
+
 def downstream_table(name):
     """Tasks: pretrained against random start and baselines."""
     result = read(f"downstream-{name}")
@@ -115,10 +134,11 @@ def downstream_table(name):
             title += f" for {epochs} epochs"
         better = sum(row["gain"]["low"] > 0 for row in rows)
         above = sum(row["gain"]["estimate"] > 0 for row in rows)
+        means = [row for row in result.get("means", []) if row["kind"] == kind]
         lines += [
             f"{title}{_read(rows)}: MCC on test rows, mean over seeds. Pretrained is "
             f"above the random start on {above} of {len(rows)} tasks, on {better} "
-            "with a 95 % interval above zero.",
+            f"with a 95 % interval above zero ({_spread(rows)}).{_mean_gain(means)}",
             "",
             "| task | train rows | seeds | pretrained | random start | gain (95 %) | "
             "k-mer baseline |",
