@@ -77,7 +77,8 @@ DNABERT2_MCC = {
 }
 """Published; full training sets."""
 NAME = "finetune-quality"
-"""Of the file in results/."""
+PAIRS = "finetune-quality-pairs"
+"""Of the files in results/."""
 ROWS = r", (\d+) rows"
 """In the name of a cell's model."""
 
@@ -209,23 +210,31 @@ def summarise(options):
             **row._asdict(),
             "dnabert2_published_mcc": DNABERT2_MCC.get(row.task),
             "commits": commits(groups[row.task, row.model].cells),
+            # Earlier results, of several seeds, too, are over test rows alone.
+            "resampled": "rows and seeds" if row.seeds > 1 else "rows",
         }
         for row in rows
     ]
-    made += earlier_rows({(row.task, row.model) for row in rows})
-    return published_means(made) + made
-
-
-def earlier_rows(replaced):
-    """What earlier calls, with other --work folders, have found."""
-    path = RESULTS / f"{NAME}.json"
-    if not path.is_file():
-        return []
-    return [
+    known = {(row.task, row.model) for row in rows}
+    made += [
         row
-        for row in json.loads(path.read_text())["rows"]
-        if "commits" in row and (row["task"], row["model"]) not in replaced
+        for row in earlier_rows(NAME)
+        if "commits" in row and (row["task"], row["model"]) not in known
     ]
+    paired = [pair._asdict() for pair in pairs]
+    replaced = {(pair.task, pair.first, pair.second) for pair in pairs}
+    paired += [
+        pair
+        for pair in earlier_rows(PAIRS)
+        if (pair["task"], pair["first"], pair["second"]) not in replaced
+    ]
+    return published_means(made) + made, paired
+
+
+def earlier_rows(name):
+    """What earlier calls, with other --work folders, have found."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text())["rows"] if path.is_file() else []
 
 
 def commits(cells):
@@ -299,4 +308,6 @@ if __name__ == "__main__":
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     run_cells(options)
-    print(save_results(NAME, summarise(options), threads=options.threads))
+    rows, pairs = summarise(options)
+    print(save_results(NAME, rows, threads=options.threads))
+    print(save_results(PAIRS, pairs, threads=options.threads))
