@@ -91,7 +91,23 @@ def test_only_few_long_sequences_are_cut():
 @pytest.mark.parametrize("dtype", kernels.DTYPES)
 def test_the_check_before_the_first_call_passes(dtype, training, interpreter):
     check = kernels._miscomputed.__wrapped__
-    assert check(dtype, 64, 64, training, "cpu") is None
+    assert check(dtype, 64, 64, training, 16, "cpu") is None
+
+
+@pytest.mark.parametrize("columns", [16, 32, 64])
+def test_the_check_tries_the_code_that_will_run(columns, interpreter, monkeypatch):
+    seen = []
+    split = kernels.columns_at_once
+    monkeypatch.setattr(
+        kernels, "columns_at_once", lambda *a: seen.append(split(*a)) or seen[-1]
+    )
+    check = kernels._miscomputed.__wrapped__
+    assert check(torch.float32, 64, 64, True, columns, "cpu") is None
+    assert set(seen) >= {columns}
+    assert kernels.PROGRAMS == 256
+    # As many sequences as small, usual and large steps of training have.
+    wanted = {2: 16, 128: 32, 256: 64}
+    assert all(split(n, 64) == size for n, size in wanted.items())
 
 
 @pytest.mark.parametrize("kernel", ["solve", "run", "run_backward", "gradients"])
@@ -108,7 +124,7 @@ def test_the_check_finds_a_wrong_kernel(kernel, interpreter, monkeypatch, caplog
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *a, **k: x.new_zeros(*a))
     monkeypatch.setattr(compiled, kernel, Silent())
     check = kernels._miscomputed.__wrapped__
-    message = check(torch.float32, 16, 16, True, "cpu")
+    message = check(torch.float32, 16, 16, True, 16, "cpu")
     assert "wrong by" in message
     assert "another backend computes it" in caplog.text
 
@@ -123,13 +139,13 @@ def test_the_check_runs_while_a_larger_graph_is_traced(interpreter, monkeypatch)
     monkeypatch.setattr(kernels, "_miscomputed", on_the_cpu)
 
     def step(x):
-        reason = kernels.miscomputed(torch.float32, x.shape[-1], 16, True)
+        reason = kernels.miscomputed(torch.float32, x.shape[-1], 16, True, 16)
         return x + (1 if reason is None else 2)
 
     x = torch.zeros(3, 16, requires_grad=True)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
     assert bool((compiled(x) == 1).all())
-    assert asked == [(torch.float32, 16, 16, True)]
+    assert asked == [(torch.float32, 16, 16, True, 16)]
 
 
 @pytest.mark.parametrize("pieces", [1000, 4])
@@ -190,10 +206,13 @@ def test_the_kernels_compile_for_hopper():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("programs", [256, 8, 1])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_on_a_gpu_it_equals_the_reference(length, assert_same):
+def test_on_a_gpu_it_equals_the_reference(length, programs, assert_same, monkeypatch):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+    # Larger batches run other code, which this makes small ones run.
+    monkeypatch.setattr(kernels, "PROGRAMS", programs)
     inputs = [x.cuda() for x in make(2, length, 3, 64, 64, dtype=torch.float32)]
 
     def on_gpu(*operands):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from crossdna.models.building import new_language_model
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAForMaskedLM
+from crossdna.training import optimizer as module
 from crossdna.training.checkpoints import complete_checkpoints
 from crossdna.training.optimizer import Muon, orthogonalized, parameter_groups
 from crossdna.training.pretrain import pretrain
@@ -175,3 +176,35 @@ def test_runs_learn_and_resume(make_recipe, tmp_path):
     assert any(
         (other[name] - value).abs().max() > 1e-4 for name, value in weights[0].items()
     )
+
+
+def test_a_run_read_back_counts_steps_where_its_parameters_are(monkeypatch):
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    before = Muon([{"params": [weight]}], 1e-3)
+    before.step()
+    # Any other device than the one that a file is read to.
+    elsewhere = torch.nn.Parameter(torch.ones(3, device="meta"))
+    elsewhere.grad = torch.ones(3, device="meta")
+    after = Muon([{"params": [elsewhere]}], 1e-3)
+    after.load_state_dict(before.state_dict())
+    counts = []
+    monkeypatch.setattr(module, "adamw", lambda *a, **_: counts.extend(a[5]))
+    after.step()
+    assert [count.device.type for count in counts] == ["meta"]
+
+
+@pytest.mark.parametrize("expand_v", [0.5, 1.0, 2.0, 4.0])
+def test_values_wider_than_keys(expand_v):
+    config = CrossDNAConfig(
+        d_model=16, depth=1, num_heads=2, head_dim=8, attention_heads=2,
+        window_size=8, block_size=16, expand_v=expand_v,
+    )  # fmt: skip
+    model = CrossDNAForMaskedLM(config)
+    give_gradients(model)
+    groups = parameter_groups(model, 0.0)
+    mixer = model.model.branch_a.layers[0].mixer.qkv_proj.weight
+    (found,) = (g for g in groups if any(p is mixer for p in g["params"]))
+    assert found["stacked"] == (3 if expand_v == 1 else 1)
+    Muon(groups, 1e-3).step()
+    assert all(p.isfinite().all() for p in model.parameters())

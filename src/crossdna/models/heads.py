@@ -238,7 +238,8 @@ class MotifDetectors(nn.Module):
         present = None if mask is None else (mask != 0).unsqueeze(1).to(hot.dtype)
         hot = hot if present is None else hot * present
         found = F.relu(self.motifs(hot))
-        found = found if present is None else found * present
+        # Autocast gives narrower answers than its inputs, and so they stay.
+        found = found if present is None else found * present.to(found.dtype)
         wider = F.relu(self.context(found))
         return torch.cat([found, wider], dim=1).transpose(1, 2)
 

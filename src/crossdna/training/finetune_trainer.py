@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from crossdna.training.checkpoints import (
 )
 from crossdna.training.finetune_data import EpochLoader, class_weights
 from crossdna.training.finetune_model import load_trainable_state, trainable_state
+from crossdna.training.finite import FiniteWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from crossdna.training.finetune_data import TrainingRows
 
 WEIGHTS_NAME = "trainable.safetensors"
+LOOK_EVERY = 50
+"""Steps after which a GPU is asked whether losses were numbers."""
 
 
 class FinetuneTrainer(Trainer):
@@ -84,6 +86,7 @@ class FinetuneTrainer(Trainer):
         self.rows, self.valid, self.card = rows, valid, card
         self.head_rate = head_rate
         self.weights = class_weights(rows.data) if weigh_classes else None
+        self._watch = FiniteWatch(("loss",), self.args.device)
         self.frozen = [
             part
             for part in model.children()
@@ -144,12 +147,18 @@ class FinetuneTrainer(Trainer):
         labels = inputs.pop("labels")
         output = model(**inputs)
         loss = task_loss(self.card.task.kind, output.logits, labels, self.weights)
-        if not math.isfinite(loss.item()):
-            raise CrossDNAError(
-                f"step {self.state.global_step}: the loss is {loss.item()}; a lower "
-                "--lr or --precision float32 may help"
-            )
+        self._watch.note("loss", self.state.global_step, loss)
+        # A GPU would wait for the host; a CPU has the number anyway.
+        if loss.device.type == "cpu" or self.state.global_step % LOOK_EVERY == 0:
+            self._require_numbers()
         return (loss, output) if return_outputs else loss
+
+    def _require_numbers(self) -> None:
+        if bad := self._watch.look():
+            raise CrossDNAError(
+                f"step {bad.step}: the loss is {bad.value}; a lower --lr or "
+                "--precision float32 may help"
+            )
 
     def evaluate(
         self,
@@ -158,6 +167,7 @@ class FinetuneTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Metrics of the development set; ``score`` is the one that decides."""
+        self._require_numbers()
         start = time.perf_counter()
         scores, loss = self.judge()
         task, labels = self.card.task, self.valid.labels

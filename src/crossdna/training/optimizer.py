@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Matrices that stand for several, one above the other, and how many.
+# Matrices that stand for several of one size, one above the other, and how many.
 STACKED: Final = {"qkv_proj": 3, "gate_up_proj": 2}
 # A quintic step of Newton and Schulz whose slope at 0 is as steep as it can be: five
 # of them bring singular values from 0.01 into 0.7 to 1.2, which serves as well as 1.
@@ -137,6 +137,8 @@ class Muon(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
+            # What is read back from a file comes to the CPU, and torch leaves it there.
+            state["step"] = state["step"].to(parameter.device)
         states = [self.state[p] for p in parameters]
         beta1, beta2 = group["betas"]
         adamw(
@@ -170,7 +172,12 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
         if not isinstance(module, nn.Linear):
             continue
         weight: Any = module.weight
-        stacked = STACKED.get(name.rpartition(".")[2], 1)
+        parent, _, own = name.rpartition(".")
+        stacked = STACKED.get(own, 1)
+        # Values may be wider than keys: then it is one matrix to Muon.
+        sizes = getattr(model.base_model.get_submodule(parent), "sizes", ())
+        if own == "qkv_proj" and len(set(sizes)) > 1:
+            stacked = 1
         if weight.requires_grad and min(weight.shape) > 1 and weight not in taken:
             key = (*weight.shape, stacked)
             matrices.setdefault(key, []).append(weight)

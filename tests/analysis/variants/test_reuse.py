@@ -12,6 +12,7 @@ from crossdna.analysis.variants.reuse import (
     edited_logits,
     masked_probabilities,
 )
+from crossdna.models.execution import Execution
 from crossdna.models.heads import POOLINGS
 
 BEHAVIOURS = {
@@ -86,6 +87,20 @@ def test_edited_logits(tiny_checkpoint, changes, head, ids):
         expected = model(edited).logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert np.ptp(found[:, 0].numpy()) > 1e-4
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_edited_logits_in_bfloat16(tiny_checkpoint, head, ids):
+    path = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2, **head)
+    model = load_model(path, "classification", "cpu", execution=Execution("bf16"))
+    edits = [Edit(0, position, 1) for position in (0, 30, 96)]
+    found = edited_logits(model, ids, edits)
+    edited = ids[[0, 0, 0]]
+    edited[range(3), [0, 30, 96]] = 1
+    with torch.inference_mode():
+        expected = model(edited).logits
+    # What is read from where edits differ is rounded in another order.
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0, check_dtype=False)
 
 
 def test_windows_of_several_blocks_in_the_published_alignment(tiny_checkpoint):

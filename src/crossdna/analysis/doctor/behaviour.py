@@ -144,12 +144,15 @@ def check_gpu(model: Any, sequence: str) -> list[Check]:
     exact = answer(here, question(here, sequence))
     there = copy.deepcopy(model).cuda()
     ids = question(there, sequence)
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    allowed = [switch.allow_tf32 for switch in switches]
     try:
+        for switch in switches:
+            switch.allow_tf32 = False
         found = answer(there, ids).cpu()
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+        for switch, before in zip(switches, allowed, strict=True):
+            switch.allow_tf32 = before
     with torch.autocast("cuda", torch.bfloat16):
         rough = answer(there, ids).cpu()
     return [

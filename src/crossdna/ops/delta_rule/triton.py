@@ -6,6 +6,7 @@ without trying configurations, and work for training on Hopper with every Triton
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from crossdna.ops.dispatch import probe
 from crossdna.ops.fusion import fused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ MOST = {2: 128, 4: 64}
 PROGRAMS = 256
 SEGMENT = 64
 PIECES = 8
+SMALL_HEADS = 2
+"""Of the problem that kernels are tried on."""
 DTYPES = {torch.float32, torch.float16, torch.bfloat16}
 SOLVE = RUN = {"num_warps": 4, "num_stages": 2}
 GRADIENTS = {"num_warps": 4, "num_stages": 1}
@@ -338,9 +341,19 @@ def _(  # noqa: PLR0913 - the operator has these operands
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *operands, _start, ctx.scale, _keep = inputs
     ctx.save_for_backward(*operands, *output[2:])
+    # Nobody differentiates states and u, which are as large as everything else.
+    ctx.set_materialize_grads(False)
+    ctx.shapes = [x.shape for x in output[:2]]
 
 
-def _differentiate(ctx: Any, d_output: Tensor, d_end: Tensor, *_: Any) -> Any:
+def _differentiate(
+    ctx: Any, d_output: Tensor | None, d_end: Tensor | None, *_: Any
+) -> Any:
+    q, erase = ctx.saved_tensors[0], ctx.saved_tensors[5]
+    if d_output is None:
+        d_output = q.new_zeros(ctx.shapes[0])
+    if d_end is None:
+        d_end = erase.new_zeros(ctx.shapes[1])
     *found, d_start = _backward(d_output, d_end, *ctx.saved_tensors, ctx.scale)
     return (*found, None, d_start, None, None)
 
@@ -363,13 +376,20 @@ class Sizes:
         # Three products of rounded halves are as good as float32, and far faster.
         precision = "tf32x3" if k.dtype == torch.float32 else "tf32"
         shared = {"CHUNK": CHUNK, "KEYS": _block(keys), "PRECISION": precision}
-        values = columns = _block(v.shape[-1])
-        while columns > 16 and self.sequences * values // columns < PROGRAMS:
-            columns //= 2
+        values = _block(v.shape[-1])
+        columns = columns_at_once(self.sequences, values)
         self.columns = -(-v.shape[-1] // columns)
         self.solve: dict[str, Any] = shared
         self.run: dict[str, Any] = shared | {"VALUES": columns}
         self.gradients: dict[str, Any] = shared | {"VALUES": values}
+
+
+def columns_at_once(sequences: int, values: int) -> int:
+    """Say how many of a state's columns a program has, a power of two."""
+    columns = values
+    while columns > 16 and sequences * values // columns < PROGRAMS:
+        columns //= 2
+    return columns
 
 
 def _block(width: int) -> int:
@@ -390,30 +410,56 @@ def reject(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> str | None:
     missing = fusion.unavailable()
     if missing is not None:
         return missing
-    return miscomputed(kernel_dtype(v), keys, values, trains((q, k, v, *others)))
+    training = trains((q, k, v, *others))
+    batch, length, heads, _ = k.shape
+    count = segments(batch * heads, length // CHUNK)
+    for sequences in {batch * heads, batch * heads * count}:
+        columns = columns_at_once(sequences, _block(values))
+        wrong = miscomputed(kernel_dtype(v), keys, values, training, columns)
+        if wrong is not None:
+            return wrong
+    return None
 
 
 @probe
 def miscomputed(
-    dtype: torch.dtype, keys: int, values: int, training: bool
+    dtype: torch.dtype, keys: int, values: int, training: bool, columns: int
 ) -> str | None:
     """Say how wrong the compiled kernels are on this machine, or None.
 
     Triton 3.4 to 3.7 miscompiled products like these on Hopper GPUs, without an error:
     before the first call of a kind a small one is compared with PyTorch's operations.
+    With so many columns of a state at once: for each number other code is compiled.
     """
-    return _miscomputed(dtype, keys, values, training)
+    return _miscomputed(dtype, keys, values, training, columns)
+
+
+@contextlib.contextmanager
+def _programs(count: int) -> Iterator[None]:
+    """Let as many programs be enough; what runs meanwhile is split otherwise, too."""
+    global PROGRAMS
+    before, PROGRAMS = PROGRAMS, count
+    try:
+        yield
+    finally:
+        PROGRAMS = before
 
 
 @functools.cache
 def _miscomputed(
-    dtype: torch.dtype, keys: int, values: int, training: bool, device: str = "cuda"
+    dtype: torch.dtype,
+    keys: int,
+    values: int,
+    training: bool,
+    columns: int,
+    device: str = "cuda",
 ) -> str | None:
     with (
         _disable_current_modes(),
         torch.inference_mode(False),
         torch.autocast(device, enabled=False),
         torch.set_grad_enabled(training),
+        _programs(SMALL_HEADS * _block(values) // columns),
     ):
         found, expected = (
             _small_problem(rule, dtype, keys, values, training, device)
@@ -442,7 +488,7 @@ def _small_problem(
 ) -> list[Tensor]:
     """Output, state and, for training, gradients of two chunks and a half."""
     chance = torch.Generator().manual_seed(0)
-    heads, tokens = 2, (1, 2 * CHUNK + CHUNK // 2, 2)
+    heads, tokens = SMALL_HEADS, (1, 2 * CHUNK + CHUNK // 2, SMALL_HEADS)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=chance)
