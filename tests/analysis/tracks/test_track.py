@@ -19,6 +19,7 @@ from crossdna.analysis.tracks.track import compute, read_bins, read_values
 from crossdna.data.genome import Genome
 from crossdna.data.regions import Region
 from crossdna.errors import CrossDNAError
+from crossdna.models.crossdna import streams
 
 LENGTH = 420
 
@@ -65,6 +66,7 @@ def whole(model, ids, spacing, average):
     return found
 
 
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize(
     ("changes", "spacing", "average"),
     [
@@ -75,8 +77,10 @@ def whole(model, ids, spacing, average):
     ],
 )
 def test_pieces_of_any_size(
-    tiny_checkpoint, genome, tmp_path, changes, spacing, average
+    tiny_checkpoint, genome, tmp_path, changes, spacing, average, joined, monkeypatch
 ):
+    # As a GPU reads, and as a CPU does.
+    monkeypatch.setattr(streams, "joins_blocks", lambda device: joined)
     model = load_model(tiny_checkpoint(**changes), "masked-lm", "cpu")
     region = Region("c", 10, LENGTH)
     ids = genome.fetch("c", 10, LENGTH)

@@ -23,6 +23,7 @@ from crossdna.files import atomic_open, atomic_path
 from crossdna.models.crossdna import CrossDNAModel, StrandContext
 from crossdna.models.crossdna.layers import LayerState
 from crossdna.models.crossdna.modeling import STEM_REACH
+from crossdna.models.crossdna.streams import reads_at_once
 from crossdna.ops.window_attention import WindowCache
 
 if TYPE_CHECKING:
@@ -186,8 +187,10 @@ class Streamer:
     ) -> BranchState | None:
         """Read a piece on the reverse strand only, for the state at its left end."""
         network, device = self.network, self.network.device
-        for low in reversed(range(start, end, self.block)):
-            high = min(low + self.block, end)
+        whole = reads_at_once(network.config, device)
+        size = end - start if whole else self.block
+        for low in reversed(range(start, end, size)):
+            high = min(low + size, end)
             features = network.features_reverse(
                 sequence.tensor(low, high, device),
                 sequence.tensor(low - STEM_REACH, low, device),

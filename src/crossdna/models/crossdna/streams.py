@@ -14,6 +14,7 @@ from crossdna.models.crossdna.padding import Alignment, flip_valid
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from crossdna.models.crossdna.configuration import CrossDNAConfig
     from crossdna.models.crossdna.modeling import CrossDNAModel
 
 
@@ -109,12 +110,7 @@ class TwoStrandPass:
         """Block after block, or all at once where nothing changes in between."""
         length, config = self.ids.shape[1], self.config
         size = config.block_size or length
-        one_reading = (
-            config.block_context == "recurrent"
-            and config.strand_alignment == "locus"
-            and not config.swap_strands
-        )
-        if one_reading and joins_blocks(self.ids.device):
+        if reads_at_once(config, self.ids.device):
             return [Run(0, length, config.a_reads_forward(0))]
         first = self.context.first_block
         return [
@@ -215,6 +211,16 @@ class TwoStrandPass:
         if layers is not None and collect is not None:
             layers.append([mirror(part) for part in collect] if mirror else collect)
         return y, state if self.config.block_context == "recurrent" else None
+
+
+def reads_at_once(config: CrossDNAConfig, device: torch.device) -> bool:
+    """Whether a strand is read whole: nothing changes between its blocks."""
+    one_reading = (
+        config.block_context == "recurrent"
+        and config.strand_alignment == "locus"
+        and not config.swap_strands
+    )
+    return one_reading and joins_blocks(device)
 
 
 def joins_blocks(device: torch.device) -> bool:
