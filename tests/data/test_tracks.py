@@ -88,3 +88,11 @@ def test_peaks_do_not_end_with_a_piece(tmp_path):
     lines = (tmp_path / "p.bed").read_text().splitlines()
     assert lines[0] == "# head >= 1"
     assert lines[2] == "b\t4\t7\tpeak_2\t0\t.\t3\t-1\t-1\t1"
+
+
+def test_a_summit_lies_in_its_peak():
+    finder = PeakFinder(0.5)
+    finder.add("c", 0, 130, np.array([0, 1], np.float32), 100)
+    (peak,) = finder.finish()
+    assert peak.start == 100
+    assert peak.summit == 129

@@ -6,7 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+)
 
 from crossdna import alphabet
 from crossdna.analysis.inference import (
@@ -328,3 +333,34 @@ def test_too_many_tokens_are_told(case):
     offset = case("gena-roberta").bare
     rows = 140 - offset.net.config.pad_token_id - 1
     assert offset.config.family.longest(offset.net.config) == rows
+
+
+@pytest.mark.parametrize("name", sorted(CHECKPOINTS)[:2])
+def test_what_cannot_be_read_is_refused(name, tmp_path):
+    model = load_model(save(name, tmp_path), "embedding", "cpu")
+    ids = torch.arange(40)[None] % 4
+    mask = torch.ones_like(ids)
+    mask[0, 10:15] = 0
+    with pytest.raises(CrossDNAError, match="left or right"):
+        model(ids, attention_mask=mask)
+    for number in (-1, 256):
+        with pytest.raises(CrossDNAError, match=r"crossdna\.alphabet"):
+            model(torch.where(mask == 0, number, ids))
+    with pytest.raises(CrossDNAError, match="without sequences"):
+        model(ids[:0])
+
+
+@pytest.mark.parametrize("name", sorted(CHECKPOINTS))
+def test_classifiers_load_in_bfloat16(name, tmp_path):
+    opened = Opened(save(name, tmp_path))
+    opened.config.num_labels = 3
+    opened.model("classification", new_head=True).save_pretrained(tmp_path / "head")
+    ids = torch.arange(40)[None] % 4
+    auto = AutoModelForSequenceClassification
+    rough = auto.from_pretrained(tmp_path / "head", dtype=torch.bfloat16).eval()
+    exact = auto.from_pretrained(tmp_path / "head", dtype=torch.float32).eval()
+    assert {p.dtype for p in rough.parameters()} == {torch.bfloat16}
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            rough(ids).logits.float(), exact(ids).logits, atol=0.1, rtol=0.1
+        )

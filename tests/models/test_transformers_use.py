@@ -1,13 +1,16 @@
 """Any model as users of transformers use it: pipelines, Trainer, save and load."""
 
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_submodules
+from torch.nn.utils import prune
 from transformers import Trainer, TrainingArguments, pipeline
 
+from crossdna.analysis.inference import base_log_probabilities
 from crossdna.errors import CrossDNAError
 from crossdna.models import caduceus, crossdna, hyenadna, tokenized
 from crossdna.models.caduceus import CaduceusConfig
@@ -181,3 +184,31 @@ def test_offloaded_weights_are_brought_at_once_or_missed():
         remove_hook_from_submodules(model)
         cpu_offload(model, "cpu", preload_module_classes=["CrossDNAModel"])
         torch.testing.assert_close(model(ids).logits, expected)
+
+
+def test_a_pruned_convolution_is_read_as_it_is():
+    model = crossdna.CrossDNAForMaskedLM(FAMILIES["crossdna"][3]).eval()
+    ids = torch.arange(40)[None] % 4
+    conv = model.model.bridge.context_a.convs[0]
+    with torch.inference_mode():
+        before = model(ids).logits
+    prune.l1_unstructured(conv, "weight", 0.5)
+    with torch.inference_mode():
+        assert not torch.equal(model(ids).logits, before)
+
+
+def test_threads_that_ask_one_model_leave_its_mode_alone():
+    config = crossdna.CrossDNAConfig(
+        d_model=16, depth=1, num_heads=2, head_dim=8, attention_heads=2,
+        window_size=8, block_size=16, dropout=0.5,
+    )  # fmt: skip
+    model = crossdna.CrossDNAForMaskedLM(config).train()
+    short, long = torch.zeros(1, 40).long(), torch.zeros(1, 4000).long()
+    expected = base_log_probabilities(model, long)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(base_log_probabilities, model, short) for _ in range(20)]
+        asked = [pool.submit(base_log_probabilities, model, long) for _ in range(4)]
+        jobs += [pool.submit(base_log_probabilities, model, short) for _ in range(20)]
+        for job in asked:
+            torch.testing.assert_close(job.result(), expected)
+    assert model.training

@@ -8,7 +8,11 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig
 
 from crossdna import alphabet
-from crossdna.analysis.inference import embeddings, load_model
+from crossdna.analysis.inference import (
+    base_log_probabilities,
+    embeddings,
+    load_model,
+)
 from crossdna.errors import CrossDNAError
 from crossdna.models.caduceus import (
     CaduceusForMaskedLM,
@@ -116,3 +120,21 @@ def test_what_cannot_be_translated_is_refused():
         model(input_ids=ids, labels=ids)
     with pytest.raises(CrossDNAError, match="named outputs"):
         model(input_ids=ids, return_dict=False)
+
+
+@pytest.mark.parametrize(("name", "kind"), FAMILIES)
+def test_a_model_that_was_not_taught_our_ids_is_not_asked_in_them(name, kind):
+    model = kind.from_pretrained(GOLDEN / name)
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    for ask in (base_log_probabilities, embeddings):
+        with pytest.raises(CrossDNAError, match="load_model"):
+            ask(model, ids)
+
+
+@pytest.mark.parametrize("number", [-100, -1, 7, 256])
+def test_numbers_that_are_no_letters(number):
+    config = CrossDNAConfig(d_model=16, depth=1, num_heads=2, head_dim=8)
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    ids[0, 3] = number
+    with pytest.raises(CrossDNAError, match=r"crossdna\.alphabet"):
+        CrossDNAForMaskedLM(config)(ids)

@@ -77,6 +77,9 @@ def test_overlapping_layout():
     assert tokenizer.convert_tokens_to_ids("GGG") == 68
     assert len(OverlappingKmerTokenizer(6)) == 4101
     assert tokenizer("ACNAC")["input_ids"] == [2, 1, 1, 1, 3]
+    for spelled in ("ACG CGT", "ACGT\n"):
+        with pytest.raises(CrossDNAError, match="has spaces"):
+            tokenizer(spelled)
 
 
 def test_separate_layout():

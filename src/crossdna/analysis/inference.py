@@ -20,6 +20,7 @@ from crossdna.models.strands import (
     token_logits,
 )
 from crossdna.models.tokenized import TokenizedPreTrainedModel
+from crossdna.models.vocabulary import require_alphabet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,7 +165,8 @@ def base_log_probabilities(
     Raises
     ------
     CrossDNAError
-        A model that reads byte pairs: its bases have no probability of their own.
+        A model that reads byte pairs (its bases have no probability of their own), or
+        one that has not been taught our ids.
     """
 
     def log_probabilities(ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -174,6 +176,7 @@ def base_log_probabilities(
             logits = _at_own_place(logits, mask)
         return logits.log_softmax(dim=-1)
 
+    require_alphabet(model)
     with asking(model):
         ahead = log_probabilities(input_ids, attention_mask)
         if not strand_average:
@@ -222,7 +225,8 @@ def embeddings(
     Raises
     ------
     CrossDNAError
-        A layer that the model does not have.
+        A layer that the model does not have, or a model that has not been taught our
+        ids.
     """
 
     def hidden(ids: Tensor, mask: Tensor | None) -> Tensor:

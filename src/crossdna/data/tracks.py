@@ -163,11 +163,12 @@ class PeakFinder:
         above = np.where(values >= self.threshold, values, np.float32(np.nan))
         for run in _runs(start, above, span):
             best = int(run.values.argmax())
+            stop = min(run.start + span * len(run.values), end)
             peak = Peak(
                 contig,
                 run.start,
-                min(run.start + span * len(run.values), end),
-                run.start + span * best + span // 2,
+                stop,
+                min(run.start + span * best + span // 2, stop - 1),
                 float(run.values[best]),
             )
             before = self._open

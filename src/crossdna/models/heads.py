@@ -266,6 +266,11 @@ class StrandMotifs(nn.Module):
         return torch.cat([pool_max(found, mask), pool_mean(found, mask)], dim=-1)
 
 
+def _as_narrow(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Round to a narrower head's dtype: some networks sum in float32 all the same."""
+    return hidden if weight.dtype == torch.float32 else hidden.to(weight.dtype)
+
+
 class SequenceHead(nn.Module):
     """Pool over the bases, then one or two dense layers.
 
@@ -338,6 +343,7 @@ class SequenceHead(nn.Module):
         self, hidden: Tensor, found: Tensor | None, mask: Tensor | None = None
     ) -> Tensor:
         """Logits (batch, num_labels) of `hidden` and what `read_bases` gave."""
+        hidden = _as_narrow(hidden, self.linear.weight)
         if self.standard is not None and not self.measures_pooled:
             hidden = self.standard(hidden)
         if self.base_motifs is not None:
@@ -379,6 +385,7 @@ class TokenHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(batch, length, channels) to logits (batch, length, num_labels)."""
+        hidden = _as_narrow(hidden, self.linear.weight)
         if self.standard is not None:
             hidden = self.standard(hidden)
         return self.linear(self.dropout(hidden))

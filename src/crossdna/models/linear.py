@@ -16,23 +16,28 @@ class Source(NamedTuple):
     """Which weights were packed.
 
     Versions tell changes in place, but not those through ``.data``, as peft merges
-    adapters: a sample with a number of every row and every column tells them.
+    adapters: a sample with a number of every row and every column tells them, and the
+    whole bias. Who changes single weights through ``.data`` may go unnoticed.
     """
 
     marks: tuple[tuple[int, int], ...]
     sample: Tensor
     seen: Tensor
+    bias: Tensor | None
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Source:
         """Look at the weights as they are now."""
         sample = weight.detach().reshape(-1)[:: _stride(*weight.shape)]
-        return cls(_marks(weight, bias), sample, sample.clone())
+        offset = None if bias is None else bias.detach().clone()
+        return cls(_marks(weight, bias), sample, sample.clone(), offset)
 
     def is_still(self, weight: Tensor, bias: Tensor | None) -> bool:
         """Whether they are the same."""
-        return _marks(weight, bias) == self.marks and torch.equal(
-            self.sample, self.seen
+        return (
+            _marks(weight, bias) == self.marks
+            and torch.equal(self.sample, self.seen)
+            and (bias is None or self.bias is None or torch.equal(bias, self.bias))
         )
 
 

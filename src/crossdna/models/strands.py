@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from crossdna import alphabet
 from crossdna.models.execution import autocast
+from crossdna.models.vocabulary import require_alphabet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel
+
+
+@dataclass
+class _Askers:
+    """How many ask a model just now, in all threads, and the mode it was in before."""
+
+    count: int = 0
+    training: bool = False
+
+
+_LOCK: Final = threading.Lock()
+_ASKERS: Final[WeakKeyDictionary[Any, _Askers]] = WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -23,13 +39,20 @@ def asking(model: PreTrainedModel) -> Iterator[None]:
 
     In the precision that the model was prepared for; see `crossdna.models.execution`.
     """
-    training = model.training
-    model.eval()
+    with _LOCK:
+        askers = _ASKERS.setdefault(model, _Askers())
+        if not askers.count:
+            askers.training = model.training
+            model.eval()
+        askers.count += 1
     try:
         with torch.inference_mode(), autocast(model):
             yield
     finally:
-        model.train(training)
+        with _LOCK:
+            askers.count -= 1
+            if not askers.count and askers.training:
+                model.train()
 
 
 def reverse_complement(
@@ -57,6 +80,7 @@ def over_strands(
     mirror
         From the other strand's answer to this strand's order.
     """
+    require_alphabet(model)
     with asking(model):
         ahead = predict(input_ids, attention_mask)
         if not strand_average:

@@ -47,6 +47,18 @@ def alphabet_ids(config: Any) -> tuple[int, ...]:
     return IDS_BY_FAMILY[config.model_type]
 
 
+def require_alphabet(model: Any) -> None:
+    """Raise a `CrossDNAError` for a model that would read our ids as its own."""
+    ours = IDS_BY_FAMILY["crossdna"]
+    own = IDS_BY_FAMILY.get(model.config.model_type)
+    if own != ours and not hasattr(model, _BUFFER):
+        raise CrossDNAError(
+            f"this {model.config.model_type} model reads ids of its own: open it with "
+            "crossdna.analysis.inference.load_model, which teaches it those of "
+            "crossdna.alphabet"
+        )
+
+
 def speak_alphabet(model: Any) -> Any:
     """Make a model take ids of `crossdna.alphabet` and give logits over A C G T N.
 

@@ -8,9 +8,10 @@ building it imports no kernel and looks at no device.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec
 
 import torch
+from torch.autograd import forward_ad
 
 from crossdna.errors import BackendUnavailableError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 logger = logging.getLogger(__name__)
+PLAIN: Final = "torch"
+"""The backend of each operator that is made of torch's own operations."""
 _announced: set[tuple[str, str]] = set()
 
 
@@ -67,6 +70,9 @@ def choose(
     if name != "auto":
         return _named(operator, backends, name, arguments)
     for backend in backends:
+        # Kernels know of gradients, but not of tangents (forward-mode derivatives).
+        if forward_ad._current_level >= 0 and backend.name != PLAIN:
+            continue
         if backend.automatic and backend.reject(*arguments) is None:
             if not torch.compiler.is_compiling():
                 _announce(operator, backend.name)

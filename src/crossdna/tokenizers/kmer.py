@@ -64,8 +64,13 @@ class OverlappingKmerTokenizer(PreTrainedTokenizerFast):
         Raises
         ------
         CrossDNAError
-            The sequence is shorter than k.
+            The sequence is shorter than k, or is cut into words already.
         """
+        if any(map(str.isspace, sequence)):
+            raise CrossDNAError(
+                f"{sequence[:40]!r} has spaces: give the sequence itself, which is cut "
+                "into k-mers here"
+            )
         if len(sequence) < self.k:
             raise CrossDNAError(
                 f"a sequence of {len(sequence)} bases has no {self.k}-mer"

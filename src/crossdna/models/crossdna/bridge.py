@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,9 +37,10 @@ class BridgeContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""
+        convs: Any = self.convs
         views = [
-            dilated_conv(x, conv.get_parameter("weight")[:, 0], dilation)
-            for conv, dilation in zip(self.convs, BRIDGE_DILATIONS, strict=True)
+            dilated_conv(x, conv.weight[:, 0], dilation)
+            for conv, dilation in zip(convs, BRIDGE_DILATIONS, strict=True)
         ]
         return self.mix(torch.cat(views, dim=-1))
 

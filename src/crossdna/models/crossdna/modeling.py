@@ -35,6 +35,7 @@ from crossdna.models.heads import SequenceHead, Standard, TokenHead, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
 from crossdna.ops.linear import linear
+from crossdna.ops.native.call import is_traced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,8 +207,9 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         Raises
         ------
         CrossDNAError
-            No bases, a mask of another shape or with gaps, a context that the
-            configured behaviour does not allow, or weights that are not in memory.
+            No bases, ids that are no letters (seen on a CPU), a mask of another shape
+            or with gaps, a context that the configured behaviour does not allow, or
+            weights that are not in memory.
         """
         _check_inputs(self.config, input_ids, attention_mask, context)
         self._require_weights(input_ids)
@@ -313,6 +315,11 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         return FusedBlock(hidden, a, b, logits)
 
 
+def _is_transformed() -> bool:
+    """Whether vmap and its like are at work, which cannot read values."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _check_inputs(
     config: CrossDNAConfig,
     ids: Tensor,
@@ -323,6 +330,13 @@ def _check_inputs(
         raise CrossDNAError(
             f"input_ids must be (batch, length) with bases, got {tuple(ids.shape)}"
         )
+    if ids.device.type == "cpu" and not is_traced() and not _is_transformed():
+        low, high = map(int, torch.aminmax(ids))
+        if low < 0 or high >= alphabet.VOCAB_SIZE:
+            raise CrossDNAError(
+                f"input_ids from {low} to {high}: letters are 0 to "
+                f"{alphabet.VOCAB_SIZE - 1}, in the order of crossdna.alphabet"
+            )
     if mask is not None and mask.shape != ids.shape:
         raise CrossDNAError(
             f"attention_mask {tuple(mask.shape)} does not fit input_ids "

@@ -67,9 +67,18 @@ def token_batch(
     Raises
     ------
     CrossDNAError
-        A row without bases, or with more tokens than `longest`.
+        A row without bases, with padding between them, or with more tokens than
+        `longest`; ids that are no letters.
     """
-    bases = ids.cpu().numpy().astype(np.uint8)
+    numbers = ids.cpu().numpy()
+    if not numbers.size:
+        raise CrossDNAError("a batch without sequences cannot be read")
+    if numbers.min() < 0 or numbers.max() >= alphabet.VOCAB_SIZE:
+        raise CrossDNAError(
+            f"input_ids from {numbers.min()} to {numbers.max()}: letters are 0 to "
+            f"{alphabet.VOCAB_SIZE - 1}, in the order of crossdna.alphabet"
+        )
+    bases = numbers.astype(np.uint8)
     mask = (
         bases != alphabet.PAD
         if attention_mask is None
@@ -78,6 +87,8 @@ def token_batch(
     if not mask.any(1).all():
         raise CrossDNAError("a sequence without bases cannot be read")
     begin = mask.argmax(1)
+    if (mask.sum(1) != mask.shape[1] - begin - mask[:, ::-1].argmax(1)).any():
+        raise CrossDNAError("attention_mask: padding stands left or right, not between")
     rows = reader.read([row[own] for row, own in zip(bases, mask, strict=True)])
     width = max(len(row.ids) for row in rows)
     if longest is not None and width > longest:

@@ -236,9 +236,11 @@ def random_network(config: TokenizedConfig) -> PreTrainedModel:
         made = config.remote_class(auto.__name__)
         return made._from_config(config.network_config())
     bare = config.part == "base" and config.family.pooler
-    return auto.from_config(
-        config.network_config(), **({"add_pooling_layer": False} if bare else {})
-    )
+    # What from_pretrained was asked for, which the network's own file need not say.
+    options: dict[str, Any] = {"dtype": torch.get_default_dtype()}
+    if bare:
+        options["add_pooling_layer"] = False
+    return auto.from_config(config.network_config(), **options)
 
 
 class TokenizedTask(TokenizedPreTrainedModel):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crossdna.errors import CrossDNAError
 from crossdna.ops import fusion
 from crossdna.ops.dispatch import Backend, always, choose
 from crossdna.ops.gates import gpu, native, reference
+from crossdna.ops.shapes import require_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,9 +59,13 @@ def rms_norm(
 
     Raises
     ------
+    CrossDNAError
+        Shapes that do not fit together.
     BackendUnavailableError
         The named backend is unknown or cannot take these arguments.
     """
+    shapes = {"weight": (weight, x.shape[-1:]), "gate": (gate, x.shape)}
+    require_shapes("rms_norm", shapes)
     arguments = (x, weight, eps, gate)
     return choose("rms_norm", RMS_NORM, backend, arguments).kernel(*arguments)
 
@@ -78,9 +84,15 @@ def swiglu(x: Tensor, *, backend: str = "auto") -> Tensor:
 
     Raises
     ------
+    CrossDNAError
+        Shapes that do not fit together.
     BackendUnavailableError
         The named backend is unknown or cannot take these arguments.
     """
+    if x.shape[-1] % 2:
+        raise CrossDNAError(
+            f"swiglu: the last axis must have two halves, got {tuple(x.shape)}"
+        )
     return choose("swiglu", SWIGLU, backend, (x,)).kernel(x)
 
 
@@ -109,8 +121,20 @@ def blend_norm(
 
     Raises
     ------
+    CrossDNAError
+        Shapes that do not fit together.
     BackendUnavailableError
         The named backend is unknown or cannot take these arguments.
     """
+    width = m.shape[-1:]
+    require_shapes(
+        "blend_norm",
+        {
+            "t": (t, m.shape),
+            "gate": (gate, m.shape),
+            "weight": (weight, width),
+            "bias": (bias, width),
+        },
+    )
     arguments = (m, t, gate, weight, bias, eps)
     return choose("blend_norm", BLEND_NORM, backend, arguments).kernel(*arguments)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from crossdna.ops.gates import reference
 from crossdna.ops.native import build
 from crossdna.ops.native.call import (
+    differentiable_gradients,
     native_operator,
     pointer,
     pointers,
@@ -91,7 +94,7 @@ def _joined(x: Tensor) -> Tensor:
     if x.is_contiguous() or x.dim() < 3:
         return x.contiguous()
     dense = x[0, 0].is_contiguous()
-    even = x.stride(0) == x.shape[1] * x.stride(1) or x.shape[0] == 1
+    even = 1 in x.shape[:2] or x.stride(0) == x.shape[1] * x.stride(1)
     return x if dense and even else x.contiguous()
 
 
@@ -100,7 +103,9 @@ def _row(x: Tensor, width: int) -> tuple[int, int, int]:
     if x.dim() < 3:
         return x.numel() // width, 1, width
     rows = x.shape[0] * x.shape[1]
-    return rows, math.prod(x.shape[2:]) // width, x.stride(1)
+    # What an axis of one would step by means nothing.
+    stride = x.stride(0) if x.shape[1] == 1 else x.stride(1)
+    return rows, math.prod(x.shape[2:]) // width, stride
 
 
 def _rms_norm_call(
@@ -134,6 +139,12 @@ def _(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
+def _rms_norm_again(
+    eps: float, x: Tensor, weight: Tensor, gate: Tensor | None
+) -> Tensor:
+    return reference.rms_norm(x, weight, eps, gate)
+
+
 def _rms_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, gate, ctx.eps = inputs
     ctx.save_for_backward(x, weight, gate)
@@ -141,6 +152,9 @@ def _rms_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _rms_norm_backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, gate = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        rule = functools.partial(_rms_norm_again, ctx.eps)
+        return *differentiable_gradients(rule, (x, weight, gate), d_output), None
     geometry, inputs, dense = _rms_norm_call(x, weight, gate)
     d_output = d_output.contiguous()
     dx = x.new_empty(x.shape)
@@ -185,8 +199,10 @@ def _swiglu_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _swiglu_backward(ctx: Any, d_output: Tensor) -> Tensor:
+def _swiglu_backward(ctx: Any, d_output: Tensor) -> Tensor | None:
     (x,) = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return differentiable_gradients(reference.swiglu, (x,), d_output)[0]
     d_output, dx = d_output.contiguous(), torch.empty_like(x)
     width = x.shape[-1] // 2
     build.library().crossdna_swiglu_backward(
@@ -232,6 +248,9 @@ def _blend_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 
 def _blend_norm_backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
     m, t, gate, weight, bias = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        rule = functools.partial(reference.blend_norm, eps=ctx.eps)
+        return *differentiable_gradients(rule, ctx.saved_tensors, d_output), None
     weight, bias = weight.contiguous(), bias.contiguous()
     d_output = d_output.contiguous()
     gradients = [m.new_empty(m.shape) for _ in range(3)]

@@ -50,7 +50,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Call oneDNN; the weight may be packed."""
-    operands = _dense(x), _dense(weight), bias
+    offset = None if bias is None else bias.contiguous()
+    operands = _dense(x), _dense(weight), offset
     return torch.ops.mkldnn._linear_pointwise(*operands, "none", [], "")
 
 

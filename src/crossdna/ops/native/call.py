@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd import forward_ad
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,43 @@ def native_operator(name: str) -> Callable[[Callable[..., Any]], NativeOperator]
 
 def is_traced() -> bool:
     """Whether what is called is seen by a tracer, whose tensors may hold nothing."""
-    return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack())
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._get_tracing_state()
+        or has_tangents()
+    )
+
+
+def has_tangents() -> bool:
+    """Whether tensors may carry tangents, which only torch's own operations hand on."""
+    return forward_ad._current_level >= 0
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor],
+    operands: tuple[Tensor | None, ...],
+    d_output: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again, by torch's own operations.
+
+    Parameters
+    ----------
+    function
+        What a kernel computes.
+    operands
+        Of the function; None for those that have no gradient.
+    d_output
+        Gradient of what it gives.
+    """
+    # Operands may depend on each other: views cut what is behind them off.
+    views = [None if x is None else x.view_as(x) for x in operands]
+    learn = [x for x in views if x is not None and x.requires_grad]
+    output = function(*views)
+    found = iter(torch.autograd.grad(output, learn, d_output, create_graph=True))
+    return tuple(
+        next(found) if x is not None and x.requires_grad else None for x in views
+    )
 
 
 def _is_seen() -> bool:

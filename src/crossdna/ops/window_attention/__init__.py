@@ -167,6 +167,7 @@ def _check(
         cache.keys.shape[::2] != q.shape[::2]
         or cache.keys.shape[-1] != q.shape[-1]
         or cache.keys.shape != cache.values.shape
+        or (cache.mask is not None and cache.mask.shape != cache.keys.shape[:2])
         or cache.keys.shape[1] >= window
     ):
         raise CrossDNAError(
