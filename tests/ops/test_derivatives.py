@@ -66,7 +66,7 @@ def test_tangents_are_those_of_plain_operations(name):
 
     if name in ("window_attention", "delta_rule"):
         # Their plain versions have gradients of their own, too, and say so.
-        with pytest.raises(RuntimeError, match="setup_context|forward AD"):
+        with pytest.raises(RuntimeError, match=r"setup_context|forward AD"):
             carried("auto")
         return
     found, expected = carried("auto"), carried("torch")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,18 +29,31 @@ if TYPE_CHECKING:
 _FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
+_LOCK: Final = threading.Lock()
+_quiet: Final[list[tuple[int, bool]]] = []
+"""For each thread that wants it quiet, how loud it was before the first of them."""
+
+
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Keep transformers from drawing bars and tables of what is told by name here."""
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    with _LOCK:
+        if not _quiet:
+            level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+            _quiet.append((level, shown))
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+        else:
+            _quiet.append(_quiet[-1])
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
+        with _LOCK:
+            level, shown = _quiet.pop()
+            if not _quiet:
+                logging.set_verbosity(level)
+                if shown:
+                    logging.enable_progress_bar()
 
 
 def check_numbers(
