@@ -149,3 +149,9 @@ def create_directory(path: Path) -> Path:
     except OSError as error:
         raise CrossDNAError(f"cannot create {path}: {error.strerror}") from error
     return path
+
+
+def refuse_overwriting(source: str | Path, output: Path) -> None:
+    """Raise a `CrossDNAError` where a result would take its input's place."""
+    if output.exists() and output.resolve() == Path(source).resolve():
+        raise CrossDNAError(f"{output} is what is read; choose another --output")

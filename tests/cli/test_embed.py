@@ -204,3 +204,20 @@ def test_errors(folder, tmp_path, capsys, name, more, message):
     assert run(folder, tmp_path / name, *more) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(find_spec("umap") is not None, reason="umap-learn is installed")
+def test_a_missing_library_is_missed_before_any_work(folder, tmp_path, capsys):
+    picture = ("--plot", tmp_path / "p.png", "--projection", "umap")
+    assert run(folder, tmp_path / "e.npz", *picture) == 2
+    assert "umap-learn" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_input_is_not_overwritten(folder, capsys):
+    table = pl.read_csv(folder / "x.csv")
+    table.write_parquet(folder / "same.parquet")
+    before = (folder / "same.parquet").read_bytes()
+    assert run(folder, folder / "same.parquet", source="same.parquet") == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert (folder / "same.parquet").read_bytes() == before

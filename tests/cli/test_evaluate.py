@@ -221,3 +221,12 @@ def test_demo_refuses_before_it_trains(toy, tmp_path, capsys, more, message):
     assert demo(toy, tmp_path / "demo", *more) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_classifier_is_not_taken_for_a_language_model(
+    toy, tiny_checkpoint, tmp_path, capsys
+):
+    path = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2)
+    assert evaluate(toy, tmp_path / "found", "--model", str(path)) == 2
+    assert "only a language model" in capsys.readouterr().err
+    assert not (tmp_path / "found").exists()

@@ -104,6 +104,18 @@ def test_tracks(name, inputs, tmp_path):
     assert values.std() > 0
 
 
+@pytest.mark.parametrize("name", ["grover", "dnabert"])
+def test_embeddings_along_a_region(name, inputs, tmp_path):
+    pytest.importorskip("pyBigWig", reason="pyBigWig is not installed")
+    run(
+        "track", "--model", save(name, inputs), "--genome", inputs / "genome.fa",
+        "--device", "cpu", "--region", "one:1-80", "--embeddings", 20,
+        "--components", 1, "--output", tmp_path / "track",
+    )  # fmt: skip
+    assert (tmp_path / "track/component_1.bw").is_file()
+    assert (tmp_path / "track/embeddings.parquet").is_file()
+
+
 def test_tracks_of_byte_pairs_are_refused(inputs, tmp_path, capsys):
     status = main([
         "track", "--model", str(save("grover", inputs)), "--device", "cpu",

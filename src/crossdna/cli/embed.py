@@ -95,10 +95,13 @@ def _layer(text: str) -> int | str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed in chunks; a killed run goes on where it was."""
+    from importlib.util import find_spec
+
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
     from crossdna.errors import CrossDNAError
+    from crossdna.files import refuse_overwriting
 
     # What is wrong with a table is said before torch is loaded, which takes seconds.
     genome = Genome.open(arguments.genome) if arguments.genome else None
@@ -112,6 +115,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.plot and not arguments.plot.parent.is_dir():
         raise CrossDNAError(f"{arguments.plot}: no folder {arguments.plot.parent}")
+    if arguments.plot and arguments.projection == "umap" and find_spec("umap") is None:
+        raise CrossDNAError(
+            "--projection umap needs umap-learn: pip install 'crossdna[umap]'"
+        )
+    refuse_overwriting(arguments.input, arguments.output)
 
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.embedding import embed

@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
     from crossdna.data.genome import Genome
+    from crossdna.errors import CrossDNAError
     from crossdna.files import claim_output_directory
 
     settings = EvaluationSettings(
@@ -112,7 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
     task = checkpoint_task(
         arguments.model, trust_remote_code=arguments.trust_remote_code
     )
-    task = "causal-lm" if task == "causal-lm" else "masked-lm"
+    if task not in ("masked-lm", "causal-lm"):
+        raise CrossDNAError(
+            f"{arguments.model}: saved for {task}; only a language model predicts bases"
+        )
     model = load_chosen(arguments, task)
     total = count_windows(split.held_out, settings, causal=is_causal(model))
     output = claim_output_directory(arguments.output)

@@ -62,9 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
     from crossdna.data.table_files import check_table_path, write_table
+    from crossdna.files import refuse_overwriting
 
     # What is wrong with a table is said before torch is loaded, which takes seconds.
     output = check_table_path(arguments.output)
+    refuse_overwriting(arguments.input, output)
     genome = Genome.open(arguments.genome) if arguments.genome else None
     table = read_sequences(
         arguments.input, sequence_column=arguments.sequence_column, genome=genome

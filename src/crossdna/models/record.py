@@ -132,7 +132,9 @@ def default_window(model: Any, usual: int) -> int:
 def _longest_read(model: Any) -> int | None:
     if not hasattr(model, "reader"):
         return getattr(model.config, "max_seq_len", None)
-    tokens = model.config.family.longest(model.network.net.config)
+    # A bare network is read by itself, one with a head stands around it.
+    net = getattr(model, "network", model).net
+    tokens = model.config.family.longest(net.config)
     if tokens is None:
         return None
     reader = model.reader
