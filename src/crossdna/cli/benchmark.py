@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
-    add_training_device,
-    add_training_precision,
+    add_training_execution,
     add_trust_option,
 )
 from crossdna.cli.recipe_options import add_set_option, finetuning_keys
@@ -74,14 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", type=int, default=20, help="at most (default: %(default)s)"
     )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=32,
-        help="sequences in a step (default: %(default)s)",
-    )
-    add_training_precision(parser)
-    add_training_device(parser)
+    add_training_execution(parser)
     add_trust_option(parser)
     add_set_option(
         parser,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.labelled_options import add_sequence_column
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    add_chunk_options,
     add_device_option,
     add_execution_options,
     add_trust_option,
@@ -27,11 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help=".parquet, .npz or .zarr"
     )
     parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for a BED file")
-    parser.add_argument(
-        "--sequence-column",
-        metavar="NAME",
-        help="column of the sequences (default: found by its name or letters)",
-    )
+    add_sequence_column(parser)
     parser.add_argument(
         "--per-base", action="store_true", help="a vector per base, not per sequence"
     )
@@ -61,24 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="pca",
         help="how the picture gets two dimensions (default: %(default)s)",
     )
-    parser.add_argument(
-        "--batch-bases",
-        type=int,
-        default=1 << 15,
-        help="bases that the model reads at a time (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--chunk-size",
-        type=int,
-        default=1024,
-        help="rows after which the work is saved (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes that share the rows (default: %(default)s)",
-    )
+    add_chunk_options(parser, 1024)
     add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)
@@ -95,8 +76,6 @@ def _layer(text: str) -> int | str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed in chunks; a killed run goes on where it was."""
-    from importlib.util import find_spec
-
     from crossdna.cli.progress import progress
     from crossdna.data.genome import Genome
     from crossdna.data.sequence_tables import digest, read_sequences
@@ -115,10 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.plot and not arguments.plot.parent.is_dir():
         raise CrossDNAError(f"{arguments.plot}: no folder {arguments.plot.parent}")
-    if arguments.plot and arguments.projection == "umap" and find_spec("umap") is None:
-        raise CrossDNAError(
-            "--projection umap needs umap-learn: pip install 'crossdna[umap]'"
-        )
+    if arguments.plot:
+        from crossdna.analysis.embedding.plot import require_library
+
+        require_library(arguments.projection)
     refuse_overwriting(arguments.input, arguments.output)
 
     from crossdna.analysis.chunks import worker_devices

@@ -10,6 +10,7 @@ from crossdna.cli.model_options import (
     add_device_option,
     add_execution_options,
     add_trust_option,
+    language_task,
     load_chosen,
 )
 
@@ -89,11 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write evaluation.json and evaluation.png, print the tables."""
     from crossdna.analysis.evaluation.measure import EvaluationSettings, count_windows
     from crossdna.analysis.evaluation.run import evaluate_model, write_evaluation
-    from crossdna.analysis.inference import checkpoint_task, is_causal
+    from crossdna.analysis.inference import is_causal
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
     from crossdna.data.genome import Genome
-    from crossdna.errors import CrossDNAError
     from crossdna.files import claim_output_directory
 
     settings = EvaluationSettings(
@@ -110,14 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     for contig in dict.fromkeys(region.contig for region in split.held_out):
         if annotation is not None and not annotation.annotates(contig):
             _warn(f"{arguments.annotation} has nothing on {contig}: all intergenic")
-    task = checkpoint_task(
-        arguments.model, trust_remote_code=arguments.trust_remote_code
-    )
-    if task not in ("masked-lm", "causal-lm"):
-        raise CrossDNAError(
-            f"{arguments.model}: saved for {task}; only a language model predicts bases"
-        )
-    model = load_chosen(arguments, task)
+    model = load_chosen(arguments, language_task(arguments, "predicts bases"))
     total = count_windows(split.held_out, settings, causal=is_causal(model))
     output = claim_output_directory(arguments.output)
     with progress("evaluating", total, "windows") as advance:

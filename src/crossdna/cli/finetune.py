@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from crossdna.cli.labelled_options import add_input_options
 from crossdna.cli.model_options import (
     CHECKPOINT,
-    add_training_device,
-    add_training_precision,
+    add_training_execution,
     add_trust_option,
 )
 from crossdna.cli.recipe_options import add_set_option, finetuning_keys
@@ -82,12 +81,6 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=int, help="at most (default: 20; 60 with --method head)"
     )
     train.add_argument(
-        "--batch-size",
-        type=int,
-        default=32,
-        help="sequences in a step (default: %(default)s)",
-    )
-    train.add_argument(
         "--lr",
         type=float,
         help="highest learning rate (default: 2e-3 for random weights and the head, "
@@ -110,7 +103,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         default=65536,
         help="longer sequences are an error (default: %(default)s)",
     )
-    add_training_precision(train)
+    add_training_execution(train)
     train.add_argument(
         "--seeds", type=int, default=1, help="models to train (default: %(default)s)"
     )
@@ -126,7 +119,6 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="rounds of a search for learning rate, weight decay, dropout and batch "
         "size (default: %(default)s)",
     )
-    add_training_device(train)
     add_trust_option(parser)
     add_set_option(
         train,

@@ -119,15 +119,14 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.generation.constraints import Plan
     from crossdna.analysis.generation.generate import (
-        TASKS,
         GenerateJob,
         run_generation,
         unfinished,
         write_generated,
     )
-    from crossdna.analysis.inference import checkpoint_task, load_model
+    from crossdna.analysis.inference import load_model
     from crossdna.analysis.provenance import described
-    from crossdna.cli.model_options import chosen_execution
+    from crossdna.cli.model_options import chosen_execution, language_task
     from crossdna.cli.progress import progress
     from crossdna.errors import CrossDNAError
     from crossdna.models.fingerprint import fingerprint
@@ -141,11 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
     Plan(settings.constraints).require_possible()
     devices = worker_devices(arguments.device, arguments.workers)
     trust = arguments.trust_remote_code
-    task = checkpoint_task(arguments.model, trust_remote_code=trust)
-    if task not in TASKS:
-        raise CrossDNAError(
-            f"{arguments.model}: saved for {task}; only a language model generates"
-        )
+    task = language_task(arguments, "generates")
     execution = chosen_execution(arguments)
     # Only its fingerprint is wanted; `job` loads its own where it computes.
     model = load_model(arguments.model, task, "cpu", trust_remote_code=trust)

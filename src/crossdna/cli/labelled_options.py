@@ -50,15 +50,22 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     add_split_options(parser)
 
 
-def add_column_options(
+def add_sequence_column(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
 ) -> None:
-    """Where sequences and labels stand in a table, and what labels are."""
+    """Where sequences stand in a table."""
     parser.add_argument(
         "--sequence-column",
         metavar="NAME",
         help="column of the sequences (default: found by its name or letters)",
     )
+
+
+def add_column_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """Where sequences and labels stand in a table, and what labels are."""
+    add_sequence_column(parser)
     parser.add_argument(
         "--label-column",
         nargs="+",

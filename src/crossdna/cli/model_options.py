@@ -33,15 +33,25 @@ def add_device_option(
     )
 
 
-def add_training_device(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
-) -> None:
-    """Where a model is trained."""
+def add_chunk_options(parser: argparse.ArgumentParser, rows: int) -> None:
+    """How the rows of a table are shared out; `rows` are saved at a time."""
     parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto: a GPU where there is one (default: %(default)s)",
+        "--batch-bases",
+        type=int,
+        default=1 << 15,
+        help="bases that the model reads at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chunk-size",
+        type=int,
+        default=rows,
+        help="rows after which the work is saved (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that share the rows (default: %(default)s)",
     )
 
 
@@ -74,15 +84,27 @@ def add_execution_options(
     )
 
 
-def add_training_precision(
+def add_training_execution(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
 ) -> None:
-    """What training multiplies in, where the device may decide."""
+    """How many sequences a step of training has, in what precision, and where."""
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="sequences in a step (default: %(default)s)",
+    )
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bf16"),
         default="float32",
         help="auto: bf16 where the device gains by it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: a GPU where there is one (default: %(default)s)",
     )
 
 
@@ -104,6 +126,27 @@ def load_chosen(arguments: argparse.Namespace, task: Task) -> PreTrainedModel:
         trust_remote_code=arguments.trust_remote_code,
         execution=chosen_execution(arguments),
     )
+
+
+def language_task(arguments: argparse.Namespace, does: str) -> Task:
+    """What the language model --model is for; `does` says what others cannot.
+
+    Raises
+    ------
+    CrossDNAError
+        A checkpoint of anything but a language model.
+    """
+    from crossdna.analysis.inference import checkpoint_task
+    from crossdna.errors import CrossDNAError
+
+    task = checkpoint_task(
+        arguments.model, trust_remote_code=arguments.trust_remote_code
+    )
+    if task not in ("masked-lm", "causal-lm"):
+        raise CrossDNAError(
+            f"{arguments.model}: saved for {task}; only a language model {does}"
+        )
+    return task
 
 
 def chosen_window(arguments: argparse.Namespace, model: PreTrainedModel) -> int:

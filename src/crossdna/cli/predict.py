@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.labelled_options import add_sequence_column
 from crossdna.cli.model_options import (
+    add_chunk_options,
     add_device_option,
     add_execution_options,
     add_trust_option,
@@ -26,29 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help=".tsv, .csv or .parquet"
     )
     parser.add_argument("--genome", nargs="+", metavar="FASTA", help="for a BED file")
-    parser.add_argument(
-        "--sequence-column",
-        metavar="NAME",
-        help="column of the sequences (default: found by its name or letters)",
-    )
-    parser.add_argument(
-        "--batch-bases",
-        type=int,
-        default=1 << 15,
-        help="bases that the model reads at a time (%(default)s)",
-    )
-    parser.add_argument(
-        "--chunk-size",
-        type=int,
-        default=2048,
-        help="rows after which the work is saved (%(default)s)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        help="processes that share the rows (default: %(default)s)",
-    )
+    add_sequence_column(parser)
+    add_chunk_options(parser, 2048)
     add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)

@@ -154,6 +154,20 @@ def score(
     return found
 
 
+def deciding(task: Task, found: dict[str, float]) -> float:
+    """Of what `score` found, the metric that choices are made by.
+
+    An undefined one (a class that the development set lacks) is never best.
+    """
+    return float(np.nan_to_num(found[SELECTING[task.kind]], nan=-1.0))
+
+
+def selecting(task: Task, labels: NDArray, scores: NDArray) -> float:
+    """What a development set says of scores, at thresholds chosen on it."""
+    thresholds = choose_thresholds(task, labels, scores)
+    return deciding(task, score(task, labels, scores, thresholds))
+
+
 def chance(task: Task, labels: NDArray) -> dict[str, float]:
     """What each metric is for a predictor that knows the class shares, nothing else."""
     if task.kind == "regression":

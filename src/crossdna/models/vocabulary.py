@@ -47,6 +47,15 @@ def alphabet_ids(config: Any) -> tuple[int, ...]:
     return IDS_BY_FAMILY[config.model_type]
 
 
+def require_letters(low: int, high: int) -> None:
+    """Raise a `CrossDNAError` if a batch's lowest or highest id is no letter."""
+    if low < 0 or high >= alphabet.VOCAB_SIZE:
+        raise CrossDNAError(
+            f"input_ids from {low} to {high}: letters are 0 to "
+            f"{alphabet.VOCAB_SIZE - 1}, in the order of crossdna.alphabet"
+        )
+
+
 def require_alphabet(model: Any) -> None:
     """Raise a `CrossDNAError` for a model that would read our ids as its own."""
     ours = IDS_BY_FAMILY["crossdna"]

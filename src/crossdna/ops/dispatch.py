@@ -50,6 +50,11 @@ def probe(function: Callable[P, str | None]) -> Callable[P, str | None]:
     return torch.compiler.assume_constant_result(function)
 
 
+def has_tangents() -> bool:
+    """Whether tensors may carry tangents, which only torch's own operations hand on."""
+    return forward_ad._current_level >= 0
+
+
 def always() -> None:
     """Say that a backend has no needs beyond this package's own dependencies."""
 
@@ -71,7 +76,7 @@ def choose(
         return _named(operator, backends, name, arguments)
     for backend in backends:
         # Kernels know of gradients, but not of tangents (forward-mode derivatives).
-        if forward_ad._current_level >= 0 and backend.name != PLAIN:
+        if has_tangents() and backend.name != PLAIN:
             continue
         if backend.automatic and backend.reject(*arguments) is None:
             if not torch.compiler.is_compiling():

@@ -24,6 +24,7 @@ from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_open
 from crossdna.models.record import write_record
 from crossdna.training.checkpoints import complete_checkpoints
+from crossdna.training.devices import keep_to_one_device, trains_on_cpu
 from crossdna.training.finetune_data import TrainingRows, target_scale
 from crossdna.training.finetune_model import (
     build_model,
@@ -379,9 +380,7 @@ def _train(trainer: FinetuneTrainer, patience: int) -> None:
 def _arguments(
     recipe: FinetuneRecipe, work: Path, seed: int, epochs: int
 ) -> TrainingArguments:
-    if recipe.device == "cuda" and not torch.cuda.is_available():
-        raise CrossDNAError("device cuda: torch finds no CUDA device here")
-    on_cpu = recipe.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = trains_on_cpu(recipe.device)
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=epochs,
@@ -404,8 +403,7 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
     )
-    # One process trains on one device, whatever else this machine has.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    keep_to_one_device(arguments)
     return arguments
 
 

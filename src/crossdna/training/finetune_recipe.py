@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeVar, get_args
 
 from crossdna.errors import CrossDNAError
+from crossdna.training.devices import TrainingDevice
 from crossdna.training.precision import Precision
 
 NEW: Final = "new:"
@@ -20,7 +21,6 @@ Method = Literal["full", "head", "lora"]
 Pooling = Literal["mean", "max_mean", "attention", "position"]
 Head = Literal["auto"] | Pooling
 StrandPolicy = Literal["auto", "both", "forward"]
-TrainingDevice = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

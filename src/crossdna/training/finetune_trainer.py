@@ -173,10 +173,7 @@ class FinetuneTrainer(Trainer):
         task, labels = self.card.task, self.valid.labels
         thresholds = metrics.choose_thresholds(task, labels, scores)
         found = metrics.score(task, labels, scores, thresholds)
-        # An undefined score (a class that the development set lacks) is never best.
-        found["score"] = float(
-            np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0)
-        )
+        found["score"] = metrics.deciding(task, found)
         found["loss"] = loss
         found["seconds"] = time.perf_counter() - start
         named = {f"{metric_key_prefix}_{key}": value for key, value in found.items()}

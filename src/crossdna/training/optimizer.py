@@ -90,6 +90,16 @@ class Muon(torch.optim.Optimizer):
         }
         super().__init__(groups, defaults)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state, with counts of steps where the parameters are.
+
+        torch moves everything else there from where a file was read to.
+        """
+        super().load_state_dict(state_dict)
+        for parameter, state in self.state.items():
+            if "step" in state:
+                state["step"] = state["step"].to(parameter.device)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
@@ -137,8 +147,6 @@ class Muon(torch.optim.Optimizer):
                 state["step"] = torch.zeros((), device=parameter.device)
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            # What is read back from a file comes to the CPU, and torch leaves it there.
-            state["step"] = state["step"].to(parameter.device)
         states = [self.state[p] for p in parameters]
         beta1, beta2 = group["betas"]
         adamw(

@@ -32,6 +32,7 @@ from crossdna.training.checkpoints import (
     complete_checkpoints,
     saving,
 )
+from crossdna.training.devices import keep_to_one_device, trains_on_cpu
 from crossdna.training.memory import keep_freed_memory
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.pretraining_data import (
@@ -174,9 +175,7 @@ def _arguments(
     settings: TrainSettings, folder: Path, evaluates: bool
 ) -> TrainingArguments:
     """Translate for transformers, once it is clear that the devices are there."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise CrossDNAError("train.device is cuda, but torch finds no CUDA device here")
-    on_cpu = settings.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = trains_on_cpu(settings.device)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -202,9 +201,7 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
     )
-    # One process trains on one device: several GPUs are what torchrun is for, and
-    # transformers would else replicate the model within each step.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
+    keep_to_one_device(arguments)
     if settings.max_minutes is not None and arguments.world_size > 1:
         raise CrossDNAError(
             "train.max_minutes is for one process: the clocks of several disagree"

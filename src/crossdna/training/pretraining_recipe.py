@@ -19,6 +19,7 @@ from crossdna.errors import CrossDNAError
 from crossdna.models.building import config_class, default_tokenizer, objective_of
 from crossdna.models.vocabulary import IDS_BY_FAMILY
 from crossdna.tokenizers.loading import load_tokenizer
+from crossdna.training.devices import TrainingDevice
 from crossdna.training.precision import Precision
 from crossdna.training.pretraining_data import (
     VALID_SEED,
@@ -73,7 +74,7 @@ class TrainSettings:
     compile: bool = False
     """Let a GPU fuse what stands between the products of a layer (torch.compile, once
     per shape, a minute or two at the start)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: TrainingDevice = "auto"
     """Auto: a GPU where there is one."""
     workers: int = 0
     """Processes that prepare batches, for each training process."""

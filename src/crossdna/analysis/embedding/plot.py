@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 import matplotlib as mpl
@@ -57,16 +58,20 @@ def project(
     return left[:, :2] * sizes[:2] * signs, (names[0], names[1])
 
 
-def _umap(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    try:
-        with warnings.catch_warnings():
-            # It says that it does without tensorflow, which nothing here asks of it.
-            warnings.simplefilter("ignore", ImportWarning)
-            import umap
-    except ImportError:
+def require_library(projection: Projection) -> None:
+    """Raise a `CrossDNAError` if what a projection needs is not installed."""
+    if projection == "umap" and find_spec("umap") is None:
         raise CrossDNAError(
             "--projection umap needs umap-learn: pip install 'crossdna[umap]'"
-        ) from None
+        )
+
+
+def _umap(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    require_library("umap")
+    with warnings.catch_warnings():
+        # It says that it does without tensorflow, which nothing here asks of it.
+        warnings.simplefilter("ignore", ImportWarning)
+        import umap
     # A neighbourhood cannot be larger than the rest; a given state allows one job only.
     neighbours = min(15, len(vectors) - 1)
     mapper = umap.UMAP(

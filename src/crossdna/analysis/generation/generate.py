@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from crossdna.models.opening import Task
 
 Strand = Literal["+", "-", "both"]
-TASKS: Final[tuple[Task, ...]] = ("masked-lm", "causal-lm")
 _PER_LINE: Final = 60
 _STRANDS: Final = ("+", "-")
 

@@ -100,7 +100,9 @@ class LinearModel:
                 _fit(self.task, scaled, labels, strength)
                 for labels in _columns(self.task, train.labels)
             ]
-            found = _selecting(self.task, valid.labels, self._apply(fitted, other))
+            found = metrics.selecting(
+                self.task, valid.labels, self._apply(fitted, other)
+            )
             if found > self.selected:
                 self.selected, self.fitted, self.strength = found, fitted, strength
 
@@ -205,12 +207,6 @@ def _probabilities(model: Any, features: Any, classes: int) -> NDArray[np.float6
     return found
 
 
-def _selecting(task: Task, labels: NDArray, scores: NDArray) -> float:
-    thresholds = metrics.choose_thresholds(task, labels, scores)
-    found = metrics.score(task, labels, scores, thresholds)
-    return float(np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0))
-
-
 class MarkovClassifier:
     """Log-odds of Markov chains, one per class; the order is chosen.
 
@@ -229,7 +225,7 @@ class MarkovClassifier:
                 for number in range(train.task.outputs)
             ]
             odds = self._odds(valid.table.ids, tables, order)
-            found = _selecting(train.task, valid.labels, _softmax(odds))
+            found = metrics.selecting(train.task, valid.labels, _softmax(odds))
             if found > best:
                 best, self.tables, self.order = found, tables, order
         odds = self._odds(valid.table.ids, self.tables, self.order)
@@ -273,7 +269,7 @@ class HiddenMarkovClassifier:
                 for number in range(train.task.outputs)
             ]
             odds = self._odds(valid.table.ids, chains)
-            found = _selecting(train.task, valid.labels, _softmax(odds))
+            found = metrics.selecting(train.task, valid.labels, _softmax(odds))
             if found > best:
                 best, self.chains, self.states = found, chains, states
         odds = self._odds(valid.table.ids, self.chains)

@@ -238,13 +238,10 @@ def _in_units(card: TaskCard, labels: NDArray) -> NDArray:
 def _judged(model: CompactModel, valid: LabelledSet) -> tuple[float, float]:
     """What decides on the development set, and among equals: minus the loss."""
     task, labels, logits = valid.task, valid.labels, model.logits(valid.table.ids)
-    scores = model.card.scores(logits)
-    thresholds = metrics.choose_thresholds(task, labels, scores)
-    found = metrics.score(task, labels, scores, thresholds)
+    found = metrics.selecting(task, labels, model.card.scores(logits))
     kind = task.kind
     if kind == "per-base":
         kind, (logits, labels) = "multiclass", metrics.flatten_bases(logits, labels)
     truth = torch.from_numpy(_in_units(model.card, labels))
     loss = task_loss(kind, torch.from_numpy(logits), truth, None)
-    deciding = np.nan_to_num(found[metrics.SELECTING[task.kind]], nan=-1.0)
-    return float(deciding), -loss.item()
+    return found, -loss.item()

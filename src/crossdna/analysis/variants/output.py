@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -16,10 +15,11 @@ from crossdna.data.variants import REASONS
 from crossdna.data.vcf import with_info, write_vcf
 from crossdna.data.vcf_header import InfoField, extended_header
 from crossdna.errors import CrossDNAError
-from crossdna.files import atomic_path
+from crossdna.files import atomic_path, refuse_overwriting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from crossdna.analysis.chunks import ChunkStore
     from crossdna.analysis.variants.calibrate import Calibration
@@ -57,8 +57,8 @@ def check_output(output: Path, prefix: str, variants: str) -> None:
         raise CrossDNAError(f"{output}: scores are written to {known}")
     if not output.parent.is_dir():
         raise CrossDNAError(f"{output}: the folder {output.parent} does not exist")
-    if output.suffix in TABLE_SUFFIXES and output.resolve() == Path(variants).resolve():
-        raise CrossDNAError(f"{output} holds the variants; choose another --output")
+    if output.suffix in TABLE_SUFFIXES:
+        refuse_overwriting(variants, output)
     if not _PREFIX.fullmatch(prefix):
         raise CrossDNAError(
             f"--prefix {prefix!r}: the name of a field starts with a letter and has "

@@ -34,6 +34,7 @@ from crossdna.models.headed import BasePrediction, SequencePrediction
 from crossdna.models.heads import SequenceHead, Standard, TokenHead, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
+from crossdna.models.vocabulary import require_letters
 from crossdna.ops.linear import linear
 from crossdna.ops.native.call import is_traced
 
@@ -331,12 +332,7 @@ def _check_inputs(
             f"input_ids must be (batch, length) with bases, got {tuple(ids.shape)}"
         )
     if ids.device.type == "cpu" and not is_traced() and not _is_transformed():
-        low, high = map(int, torch.aminmax(ids))
-        if low < 0 or high >= alphabet.VOCAB_SIZE:
-            raise CrossDNAError(
-                f"input_ids from {low} to {high}: letters are 0 to "
-                f"{alphabet.VOCAB_SIZE - 1}, in the order of crossdna.alphabet"
-            )
+        require_letters(*map(int, torch.aminmax(ids)))
     if mask is not None and mask.shape != ids.shape:
         raise CrossDNAError(
             f"attention_mask {tuple(mask.shape)} does not fit input_ids "

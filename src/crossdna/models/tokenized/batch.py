@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+from crossdna.models.vocabulary import require_letters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,11 +74,7 @@ def token_batch(
     numbers = ids.cpu().numpy()
     if not numbers.size:
         raise CrossDNAError("a batch without sequences cannot be read")
-    if numbers.min() < 0 or numbers.max() >= alphabet.VOCAB_SIZE:
-        raise CrossDNAError(
-            f"input_ids from {numbers.min()} to {numbers.max()}: letters are 0 to "
-            f"{alphabet.VOCAB_SIZE - 1}, in the order of crossdna.alphabet"
-        )
+    require_letters(numbers.min(), numbers.max())
     bases = numbers.astype(np.uint8)
     mask = (
         bases != alphabet.PAD

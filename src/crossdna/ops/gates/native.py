@@ -139,12 +139,6 @@ def _(x: Tensor, weight: Tensor, gate: Tensor | None, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _rms_norm_again(
-    eps: float, x: Tensor, weight: Tensor, gate: Tensor | None
-) -> Tensor:
-    return reference.rms_norm(x, weight, eps, gate)
-
-
 def _rms_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, gate, ctx.eps = inputs
     ctx.save_for_backward(x, weight, gate)
@@ -153,8 +147,12 @@ def _rms_norm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _rms_norm_backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, gate = ctx.saved_tensors
     if torch.is_grad_enabled():
-        rule = functools.partial(_rms_norm_again, ctx.eps)
-        return *differentiable_gradients(rule, (x, weight, gate), d_output), None
+        found = differentiable_gradients(
+            lambda x, weight, gate: reference.rms_norm(x, weight, ctx.eps, gate),
+            ctx.saved_tensors,
+            d_output,
+        )
+        return *found, None
     geometry, inputs, dense = _rms_norm_call(x, weight, gate)
     d_output = d_output.contiguous()
     dx = x.new_empty(x.shape)

@@ -7,7 +7,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.autograd import forward_ad
+
+from crossdna.ops.dispatch import has_tangents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +54,6 @@ def is_traced() -> bool:
         or torch._C._get_tracing_state()
         or has_tangents()
     )
-
-
-def has_tangents() -> bool:
-    """Whether tensors may carry tangents, which only torch's own operations hand on."""
-    return forward_ad._current_level >= 0
 
 
 def differentiable_gradients(
