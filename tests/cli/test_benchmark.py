@@ -182,9 +182,9 @@ def test_what_does_not_suit_is_left_out_and_said(tmp_path, rng, capsys):
     ("more", "message"),
     [
         (["--models", "kmer", "--tasks", "z"], "no task 'z'"),
-        (["--models", "kmer", "--seeds", "0"], "--seeds must be at least 1"),
         (["--models", "new:huge"], "no size 'huge'"),
         (["--models", "kmer", "a/b/c/d"], "no such directory; nor is 'a/b/c/d' a base"),
+        (["--models", "kmer", "a/b/c/d"], "hmm, pwm:FILE.meme"),
     ],
 )
 def test_errors(suite, tmp_path, capsys, more, message):

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
 import zarr
@@ -12,8 +13,10 @@ from tests.labelled_sets import rows_with_motif, write_csv
 from crossdna import alphabet
 from crossdna.analysis.embedding import embed
 from crossdna.analysis.embedding.plot import project
+from crossdna.analysis.inference import load_model
 from crossdna.cli import main
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAModel
+from crossdna.models.fingerprint import fingerprint
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 
 
@@ -128,6 +131,29 @@ def test_picture_and_its_column(folder, tmp_path):
     assert not (tmp_path / "f.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")]
+)
+def test_pictures_are_what_their_names_say(folder, tmp_path, suffix, start):
+    pictures = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for picture in pictures:
+        assert run(folder, tmp_path / "e.npz", "--plot", picture) == 0
+    first, second = (picture.read_bytes() for picture in pictures)
+    assert first.startswith(start)
+    assert first == second
+
+
+def test_a_checkpoint_has_the_fingerprint_that_every_verb_gives_it(
+    folder, tiny_checkpoint, tmp_path
+):
+    model = str(tiny_checkpoint())
+    output = tmp_path / "e.parquet"
+    words = ["embed", str(folder / "x.csv"), "--model", model, "--device", "cpu"]
+    assert main([*words, "--output", str(output)]) == 0
+    found = pq.read_schema(output).metadata[b"fingerprint"].decode()
+    assert found == str(fingerprint(load_model(model), model))
+
+
 def test_projection_keeps_distances_of_a_plane(rng):
     plane = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 12))
     points, names = project(plane.astype(np.float32), "pca")
@@ -177,6 +203,8 @@ def test_killed_run_goes_on(folder, tmp_path, monkeypatch):
     ("name", "more", "message"),
     [
         ("e.npz", ["--plot", "no/such/folder.png"], "no folder no/such"),
+        ("e.npz", ["--plot", "picture.gif"], "pictures end in .png, .pdf, .svg"),
+        ("e.npz", ["--color", "sequence"], "add --plot"),
         ("e.parquet", [], "clash.csv already has a column 'embedding'"),
     ],
 )

@@ -342,8 +342,13 @@ def test_predict_refuses_what_it_cannot_do(run, tmp_path, capsys):
     assert main(["predict", str(clash), "--model", model, "--output", output]) == 2
     assert "already has a column 'prediction'" in capsys.readouterr().err
     plain = str(run / "test.csv")
-    assert main(["predict", plain, "--model", str(tmp_path), "--output", output]) == 2
-    assert "no task.json" in capsys.readouterr().err
+    for model_of_another_kind, message in (
+        (tmp_path, "no config.json, so no checkpoint"),
+        ("crossdna-tiny", "no task.json, so this is no model that crossdna finetune"),
+    ):
+        words = ["predict", plain, "--model", str(model_of_another_kind)]
+        assert main([*words, "--output", output]) == 2
+        assert message in capsys.readouterr().err
     assert main(["predict", plain, "--model", model, "--output", "p.doc"]) == 2
     assert not (tmp_path / "p.tsv").exists()
 
@@ -411,7 +416,7 @@ def test_other_kinds_of_task(tmp_path, rng, kind):
         ([("ACGT", 1), ("ACGA", 0)], ["--max-length", "3"], "4 bases are more than"),
         ([("ACGT", 1), ("ACGA", 0)], ["--set", "epoch=3"], "did you mean 'epochs'"),
         ([("ACGT", 1), ("ACGA", 0)], ["--model", "new:xl"], "no size 'xl'"),
-        ([("ACGT", 1), ("ACGA", 0)], ["--seeds", "0"], "at least one"),
+        ([("ACGT", 1), ("ACGA", 0)], ["--model", "/none"], "/none: no such directory"),
         ([("ACGT", 1), ("ACGA", 0)], ["--ensemble"], "needs models to join"),
     ],
 )
@@ -421,7 +426,8 @@ def test_bad_input_exits_with_2(tmp_path, capsys, rows, more, message):
     output = tmp_path / "out"
     assert finetune(*files, "--output", output, *more) == 2
     assert message in capsys.readouterr().err
-    assert not (output / "model.safetensors").exists()
+    # Nothing that --resume would refuse to go on with.
+    assert not output.exists()
 
 
 @pytest.mark.parametrize(

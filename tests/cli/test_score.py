@@ -418,7 +418,9 @@ def test_more_bad_input(tiny_checkpoint, genome, variants, tmp_path, capsys):
     assert "does not exist" in fails(output=tmp_path / "no" / "out.tsv")
     assert "--prefix" in fails(more=("--prefix", "9X"))
     assert "needs a model for classification" in fails(more=("--scores", "head"))
-    assert "--workers" in fails(more=("--workers", "0"))
+    with pytest.raises(SystemExit, match="2"):
+        fails(more=("--workers", "0"))
+    assert "--workers: at least 1, not 0" in capsys.readouterr().err
     assert "add --calibrate" in fails(more=("--annotation", variants))
     kept = tmp_path / "mine" / "thesis.txt"
     kept.parent.mkdir()
@@ -506,13 +508,18 @@ def test_labels_of_a_head_have_columns_of_their_own(
 
 
 def test_scored_again_nothing_of_before_is_left(
-    tiny_checkpoint, genome, variants, tmp_path
+    tiny_checkpoint, genome, variants, tmp_path, capsys
 ):
     first, second = tmp_path / "first.vcf.gz", tmp_path / "second.vcf.gz"
     more = ("--scores", "llr", "entropy", "--calibrate", 20)
     assert main(command(tiny_checkpoint, genome, variants, first, *more)) == 0
     words = command(tiny_checkpoint, genome, first, second, "--scores", "llr")
+    assert "are replaced" not in capsys.readouterr().err
     assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "XD_LLR" in said
+    assert "XD_ENTROPY" in said
+    assert "are replaced; another --prefix keeps both" in said
     text = gzip.decompress(second.read_bytes()).decode()
     assert "XD_LLR" in text
     assert "XD_ENTROPY" not in text
@@ -527,3 +534,19 @@ def test_open_references_are_no_sign_of_another_assembly(
     path.write_text(HEADER + rows)
     assert main(command(tiny_checkpoint, genome, path, tmp_path / "o.tsv")) == 0
     assert "REF differs" not in capsys.readouterr().err
+
+
+def test_positions_off_the_contig_are_no_wrong_references(
+    tiny_checkpoint, genome, letters, tmp_path, capsys
+):
+    end = len(letters)
+    rows = [f"1\t{p}\t.\t{letters[p - 1]}\tN\t.\t.\t.\tGT\t0\n" for p in (5, 9)]
+    rows += [f"1\t{end + p}\t.\tA\tC\t.\t.\t.\tGT\t0\n" for p in (1, 7)]
+    path = tmp_path / "off.vcf"
+    path.write_text(HEADER + "".join(rows))
+    assert main(command(tiny_checkpoint, genome, path, tmp_path / "o.tsv")) == 0
+    printed = capsys.readouterr()
+    assert "REF differs" not in printed.err
+    line = HEADER.count("\n") + 3
+    assert f"off.vcf:{line}: 1: 2 records (this is the first) lie beyond" in printed.err
+    assert "outside_contig 2" in printed.out

@@ -107,6 +107,24 @@ def test_embeddings(tiny_checkpoint, genome, tmp_path, capsys):
     assert "smaller bins" in capsys.readouterr().err
 
 
+def test_finished_tracks_of_another_run_are_not_mixed_with(
+    tiny_checkpoint, genome, tmp_path, capsys
+):
+    output = tmp_path / "out"
+    more = ("--region", "a", "--mask-spacing", 2)
+    words = command(tiny_checkpoint(), genome, output, *more)
+    assert main(words) == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    assert main([*words, "--piece", "128"]) == 2
+    assert "made with another piece (65536, now 128)" in capsys.readouterr().err
+    assert main(command(tiny_checkpoint(depth=1), genome, output, *more)) == 2
+    assert "made with another" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    # The same again, with more to be written, is no other run.
+    assert main([*words, "--peaks", "probability:0.3"]) == 0
+    assert (output / "probability.peaks.bed").is_file()
+
+
 def test_per_base_head(tiny_checkpoint, genome, tmp_path):
     model = tiny_checkpoint("CrossDNAForTokenClassification", num_labels=2)
     output = tmp_path / "out"

@@ -41,6 +41,11 @@ def test_a_name_finds_the_tasks_that_belong_to_it(benchmarks):
     assert "26 of 28 tasks are not there" in found.notes[0]
     assert "no training file for EMP/H3" in found.notes[1]
     assert not named_suites.choose_suite("gue", ["tf"], data=benchmarks).notes
+    # Of a beginning that fits tasks with and without, those without are named.
+    some = named_suites.choose_suite("gue", [""], data=benchmarks)
+    assert [task.name for task in some.tasks] == ["tf/0"]
+    assert len(some.notes) == 1
+    assert "no training file for EMP/H3" in some.notes[0]
     every = named_suites.choose_suite("gue", data=benchmarks, reduced_train=True)
     assert [task.name for task in every.tasks] == ["EMP/H3", "tf/0"]
 
@@ -61,7 +66,10 @@ def test_a_folder_needs_no_name(benchmarks):
     found = named_suites.choose_suite(str(benchmarks / "GUE"))
     assert [task.name for task in found.tasks] == ["mine/own", "tf/0"]
     assert found.metric is None
-    assert not found.notes
+    assert "no training file for EMP/H3, which are left out" in found.notes[0]
+    assert not named_suites.choose_suite(str(benchmarks / "GUE"), ["tf"]).notes
+    every = named_suites.choose_suite(str(benchmarks / "GUE"), reduced_train=True)
+    assert not every.notes
 
 
 def test_what_is_nowhere_says_where_it_was_looked_for(tmp_path, monkeypatch):

@@ -139,6 +139,9 @@ def test_malformed_files(tmp_path):
     (tmp_path / "t.tsv").write_text("chrom\tpos\tref\n1\t2\tA\n")
     with pytest.raises(CrossDNAError, match=r"t\.tsv:1: no column 'alt'"):
         list(VariantFile.open(tmp_path / "t.tsv").records())
+    path = write(tmp_path / "bare.vcf", header=[])
+    with pytest.raises(CrossDNAError, match=r"bare\.vcf:1: 11 columns and no line"):
+        list(VariantFile.open(path).records())
     (tmp_path / "t.tsv").write_text("1\t2\tA\n")
     with pytest.raises(CrossDNAError, match=r"t\.tsv:1: 3 columns"):
         list(VariantFile.open(tmp_path / "t.tsv").records())

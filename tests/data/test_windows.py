@@ -212,6 +212,7 @@ def test_text_of_a_locus(make):
             {"length": 5000},
             "a: no training region has 5000 bases (the longest has 3000)",
         ),
+        ({"length": 5000, "part": "validation"}, "a: no validation region has 5000"),
     ],
 )
 def test_impossible_settings_are_refused(make, options, said):

@@ -66,6 +66,14 @@ KEY = "bert.encoder.layer.1.output.dense.weight"
         ),
         (lambda w: w.update({KEY: w[KEY].long()}), "dense.weight' holds I64"),
         (
+            lambda w: w[KEY].view(-1)[3:5].fill_(float("nan")),
+            "dense.weight' holds 2 of .* that are no numbers",
+        ),
+        (
+            lambda w: w[KEY].view(-1)[3].fill_(float("inf")),
+            "dense.weight' holds 1 of .* that are no numbers",
+        ),
+        (
             lambda w: w.update({"bert.encoder.layer.7.x": w[KEY].clone()}),
             r"unknown key 'bert.encoder.layer.7.x'",
         ),

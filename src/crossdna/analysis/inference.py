@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from crossdna import alphabet
+from crossdna.data.task_card import CARD_NAME, TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.execution import Execution
 from crossdna.models.opening import Opened, Task
+from crossdna.models.record import has_head, longest_read
 from crossdna.models.strands import (
     asking,
     over_strands,
@@ -23,8 +26,6 @@ from crossdna.models.tokenized import TokenizedPreTrainedModel
 from crossdna.models.vocabulary import require_alphabet
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel
 
 Layer = int | Literal["all"]
@@ -38,12 +39,14 @@ __all__ = [
     "asking",
     "base_log_probabilities",
     "checkpoint_task",
+    "default_window",
     "embedding_size",
     "embeddings",
     "gives_base_probabilities",
     "hiding_unit",
     "is_causal",
     "load_model",
+    "load_whole",
     "pick_device",
     "reverse_complement",
     "sequence_logits",
@@ -112,6 +115,48 @@ def checkpoint_task(name: str | Path, *, trust_remote_code: bool = False) -> Tas
         No checkpoint, or of a family that is not known.
     """
     return Opened(name, trust_remote_code=trust_remote_code).task
+
+
+def load_whole(
+    name: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_remote_code: bool = False,
+    execution: Execution = FLOAT32,
+) -> PreTrainedModel:
+    """Load a checkpoint with all that was saved, head and all, for its embeddings.
+
+    So that its fingerprint is the one that every verb gives it. Parameters and errors
+    are those of `load_model`.
+    """
+    task = Opened(name, trust_remote_code=trust_remote_code).whole
+    return load_model(
+        name,
+        task,
+        device,
+        trust_remote_code=trust_remote_code,
+        execution=execution,
+    )
+
+
+def default_window(model: Any, usual: int) -> int:
+    """Bases of a window where none are asked for.
+
+    As many as a head has weights for, or as its longest training sequence had
+    (`task.json` beside the checkpoint says), else `usual`; never more than the model
+    reads at once.
+    """
+    wanted = (made_for(model) if has_head(model) else None) or usual
+    return min(wanted, longest_read(model) or wanted)
+
+
+def made_for(model: Any) -> int | None:
+    """Bases of the sequences that a head was made for; None where nothing says."""
+    length: int | None = getattr(model.config, "head_length", None)
+    folder = Path(model.name_or_path or "")
+    if length is None and (folder / CARD_NAME).is_file():
+        length = TaskCard.read(folder).max_length
+    return length
 
 
 def network_name(model: PreTrainedModel) -> str:

@@ -45,6 +45,12 @@ BASE_COLOURS = dict(zip(alphabet.BASES, (GREEN, BLUE, ORANGE, VERMILION), strict
 CLASS_COLOURS = dict(
     zip(CLASSES, ("#E4E4E4", SKY, PURPLE, "#BDBDBD", GREEN, BLUE), strict=True)
 )
+FIGURE_KINDS: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Date": None, "Creator": None},
+}
+"""What files of pictures can be, and what is left out of each: dates and versions."""
 # Classes with fewer hidden bases have intervals too wide to be worth a row.
 _MIN_POSITIONS = 100
 STYLE: dict[Any, Any] = {
@@ -65,10 +71,18 @@ STYLE: dict[Any, Any] = {
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG with 144 dots per inch; the same figure gives the same bytes."""
+    """Write what the suffix says: a PNG (144 dots per inch), a PDF or an SVG.
+
+    The same figure gives the same bytes.
+    """
     FigureCanvasAgg(figure)
-    with path.open("wb") as handle:
-        figure.savefig(handle, format="png", dpi=144, metadata={"Software": None})
+    kind = path.suffix.removeprefix(".")
+    # Letters stay letters, and shapes are not named at random.
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "crossdna"}),
+        path.open("wb") as handle,
+    ):
+        figure.savefig(handle, format=kind, dpi=144, metadata=FIGURE_KINDS[kind])
 
 
 def new_figure(width: float, height: float) -> Figure:

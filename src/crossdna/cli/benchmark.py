@@ -9,6 +9,7 @@ from crossdna.cli.model_options import (
     add_training_execution,
     add_trust_option,
 )
+from crossdna.cli.numbers import count
 from crossdna.cli.recipe_options import add_set_option, finetuning_keys
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=count,
         default=1,
         help="models of each kind and task (default: %(default)s)",
     )
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take tasks without a training file, training on their development file",
     )
     parser.add_argument(
-        "--epochs", type=int, default=20, help="at most (default: %(default)s)"
+        "--epochs", type=count, default=20, help="at most (default: %(default)s)"
     )
     add_training_execution(parser)
     add_trust_option(parser)
@@ -93,11 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.cli.progress import progress
     from crossdna.data.named_suites import choose_suite
     from crossdna.data.suites import read_task
-    from crossdna.errors import CrossDNAError
     from crossdna.files import atomic_path
 
-    if arguments.seeds < 1:
-        raise CrossDNAError(f"--seeds must be at least 1, got {arguments.seeds}")
     chosen = choose_suite(
         arguments.suite,
         arguments.tasks,
@@ -128,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_models(arguments: argparse.Namespace) -> None:
     """A misspelt name is an error at once, not after hours of other cells."""
-    from crossdna.analysis.supervised.baselines import BASELINES, find
+    from crossdna.analysis.supervised.baselines import find, names
     from crossdna.errors import CrossDNAError
     from crossdna.training.finetune_model import check_model
 
@@ -139,7 +137,7 @@ def _check_models(arguments: argparse.Namespace) -> None:
             check_model(name, trust_remote_code=arguments.trust_remote_code)
         except CrossDNAError as error:
             raise CrossDNAError(
-                f"{error}; nor is {name!r} a baseline: there are {', '.join(BASELINES)}"
+                f"{error}; nor is {name!r} a baseline: there are {names()}"
             ) from error
 
 

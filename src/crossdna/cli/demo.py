@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.numbers import count
 from crossdna.cli.recipe_options import add_set_option, pretraining_keys
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--windows",
-        type=int,
+        type=count,
         default=600,
         help="windows to evaluate on (%(default)s)",
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crossdna.cli.numbers import count
+
 if TYPE_CHECKING:
     import argparse
 
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--lengths",
-        type=int,
+        type=count,
         nargs="+",
         metavar="BASES",
         help="where speed and memory are measured (default: 1024 8192 65536)",

@@ -51,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="read the forward strand only; else both strands are averaged",
     )
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw a picture")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="also draw a picture: .png, .pdf or .svg",
+    )
     parser.add_argument("--color", metavar="COLUMN", help="what to colour it by")
     parser.add_argument(
         "--projection",
@@ -92,17 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
             f"{table.source}: no column {arguments.color!r}; there are "
             f"{', '.join(table.columns.columns)}"
         )
-    if arguments.plot and not arguments.plot.parent.is_dir():
-        raise CrossDNAError(f"{arguments.plot}: no folder {arguments.plot.parent}")
-    if arguments.plot:
-        from crossdna.analysis.embedding.plot import require_library
-
-        require_library(arguments.projection)
+    _check_picture(arguments)
     refuse_overwriting(arguments.input, arguments.output)
 
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.embedding import embed
-    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.inference import load_whole
     from crossdna.analysis.provenance import provenance
 
     output = embed.check_output(arguments.output, table)
@@ -116,18 +116,17 @@ def run(arguments: argparse.Namespace) -> int:
         trust_remote_code=arguments.trust_remote_code,
         execution=chosen_execution(arguments),
     )
-    model = load_model(
+    model = load_whole(
         arguments.model,
-        "embedding",
         devices[0],
         trust_remote_code=arguments.trust_remote_code,
-        # One sequence is not worth compiling for; `job` loads its own.
+        # One sequence is not worth compiling for; `job` loads the bare network.
         execution=job.execution._replace(compiled=False),
     )
     # A layer that does not exist is found out before anything is written.
     embed.embed_sequences(model, table.ids[:1], job)
     facts = provenance(model, arguments.model, strand_average=job.strand_average)
-    size = max(1, arguments.chunk_size)
+    size = arguments.chunk_size
     identity = {
         "model": facts.fingerprint, "input": digest(table), "chunk_size": size,
         "layer": job.layer, "pool": job.pool, "strands": facts.strand_policy,
@@ -152,6 +151,26 @@ def run(arguments: argparse.Namespace) -> int:
     picture = f"; {arguments.plot}: their picture" if arguments.plot else ""
     print(f"written: {output}: {count} vectors of {channels} channels{picture}")
     return 0
+
+
+def _check_picture(arguments: argparse.Namespace) -> None:
+    """Refuse, before the work, a picture that could not be drawn after it."""
+    from crossdna.errors import CrossDNAError
+
+    if not arguments.plot:
+        if arguments.color:
+            raise CrossDNAError("--color is for a picture; add --plot FILE.png")
+        return
+    if not arguments.plot.parent.is_dir():
+        raise CrossDNAError(f"{arguments.plot}: no folder {arguments.plot.parent}")
+
+    from crossdna.analysis.embedding.plot import require_library
+    from crossdna.analysis.plots import FIGURE_KINDS
+
+    require_library(arguments.projection)
+    if arguments.plot.suffix.removeprefix(".") not in FIGURE_KINDS:
+        kinds = ", ".join(f".{kind}" for kind in FIGURE_KINDS)
+        raise CrossDNAError(f"--plot {arguments.plot}: pictures end in {kinds}")
 
 
 def _plot(arguments: argparse.Namespace, found: Embedding) -> None:

@@ -13,6 +13,7 @@ from crossdna.cli.model_options import (
     language_task,
     load_chosen,
 )
+from crossdna.cli.numbers import at_least, count
 
 if TYPE_CHECKING:
     import argparse
@@ -35,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="directory to fill")
     parser.add_argument(
-        "--window", type=int, default=1024, help="bases the model sees (%(default)s)"
+        "--window", type=count, default=1024, help="bases the model sees (%(default)s)"
     )
     parser.add_argument(
         "--max-windows",
-        type=int,
+        type=at_least(0),
         default=1000,
         help="windows, spread evenly over the regions; 0 for all (%(default)s)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
+        "--batch-size", type=count, default=16, help="windows at a time (%(default)s)"
     )
     parser.add_argument(
         "--strand-average",

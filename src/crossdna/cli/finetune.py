@@ -11,6 +11,7 @@ from crossdna.cli.model_options import (
     add_training_execution,
     add_trust_option,
 )
+from crossdna.cli.numbers import at_least, count
 from crossdna.cli.recipe_options import add_set_option, finetuning_keys
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     train.add_argument(
-        "--epochs", type=int, help="at most (default: 20; 60 with --method head)"
+        "--epochs", type=count, help="at most (default: 20; 60 with --method head)"
     )
     train.add_argument(
         "--lr",
@@ -88,7 +89,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     train.add_argument(
         "--patience",
-        type=int,
+        type=count,
         help="epochs without improvement before training stops (default: 5; 15 with "
         "--method head)",
     )
@@ -99,13 +100,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     train.add_argument(
         "--max-length",
-        type=int,
+        type=count,
         default=65536,
         help="longer sequences are an error (default: %(default)s)",
     )
     add_training_execution(train)
     train.add_argument(
-        "--seeds", type=int, default=1, help="models to train (default: %(default)s)"
+        "--seeds", type=count, default=1, help="models to train (default: %(default)s)"
     )
     train.add_argument(
         "--ensemble",
@@ -114,7 +115,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     train.add_argument(
         "--trials",
-        type=int,
+        type=at_least(0),
         default=0,
         help="rounds of a search for learning rate, weight decay, dropout and batch "
         "size (default: %(default)s)",
@@ -142,12 +143,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     from crossdna.analysis.supervised.report import check_columns
     from crossdna.data.metrics import all_alike
-    from crossdna.training.finetune import finetune
+    from crossdna.training.finetune import check_start, finetune
 
     recipe = _recipe(arguments)
     if arguments.ensemble and len(recipe.seeds) < 2:
         raise CrossDNAError("--ensemble needs models to join: --seeds 3, for example")
     check_columns(sets, len(recipe.seeds) if arguments.ensemble else 1)
+    if not (arguments.resume and (arguments.output / RECIPE_NAME).is_file()):
+        # What fails here leaves no directory that a corrected command could not have.
+        check_start(recipe, sets.train, sets.valid)
     audit = audit_splits(sets.named(), threshold=options.similarity)
     warnings = audit.warnings()
     if all_alike(sets.task, sets.valid.labels):

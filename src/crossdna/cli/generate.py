@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.cli.numbers import at_least, count
+
 if TYPE_CHECKING:
     import argparse
 
@@ -25,16 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help="FASTA; a .parquet is put beside it"
     )
     parser.add_argument(
-        "--number", type=int, default=10, help="sequences (%(default)s)"
+        "--number", type=count, default=10, help="sequences (%(default)s)"
     )
     _add_constraints(parser.add_argument_group("what sequences must be like"))
     _add_sampling(parser.add_argument_group("how the model is asked"))
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument(
-        "--batch-size", type=int, default=16, help="sequences at a time (%(default)s)"
+        "--batch-size", type=count, default=16, help="sequences at a time (%(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, help="processes (%(default)s)"
+        "--workers", type=count, default=1, help="processes (%(default)s)"
     )
     add_device_option(parser)
     add_execution_options(parser)
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_constraints(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--length", type=int, help="bases of each")
+    group.add_argument("--length", type=count, help="bases of each")
     group.add_argument(
         "--prompt",
         default="",
@@ -82,9 +84,9 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--temperature", type=float, default=1.0, help="(%(default)s)")
     group.add_argument(
         "--top-k",
-        type=int,
+        type=at_least(0),
         default=0,
-        help="only the most probable choices (default: all)",
+        help="only so many most probable choices; 0 (default): all",
     )
     group.add_argument(
         "--top-p",
@@ -102,13 +104,13 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--rounds",
-        type=int,
+        type=count,
         default=64,
         help="masked models: so many times asked until all is filled (%(default)s)",
     )
     group.add_argument(
         "--sweeps",
-        type=int,
+        type=at_least(0),
         default=0,
         help="masked models: draw every base again so many times (%(default)s)",
     )

@@ -13,6 +13,7 @@ from crossdna.cli.model_options import (
     chosen_window,
     load_chosen,
 )
+from crossdna.cli.numbers import count
 
 if TYPE_CHECKING:
     import argparse
@@ -53,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--window",
-        type=int,
-        help="bases the model sees (1024, or what its head was made for; no more than "
-        "it reads at once)",
+        type=count,
+        help="bases the model sees (1024, or the length that its head was trained on; "
+        "no more than it reads at once)",
     )
     parser.add_argument(
         "--mask-spacing",
-        type=int,
+        type=count,
         default=8,
         help="deletions by a masked model: one base in so many is masked (%(default)s)",
     )
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--forward-only", action="store_true", help="read the forward strand only"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
+        "--batch-size", type=count, default=32, help="windows at a time (%(default)s)"
     )
     add_device_option(parser)
     add_execution_options(parser)
@@ -134,9 +135,24 @@ def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:
     return regions
 
 
+def _stems(regions: list[Region]) -> list[str]:
+    """A name without ending for each region's files, another one for each."""
+    import re
+
+    stems: list[str] = []
+    for region in regions:
+        contig = re.sub(r"[^\w.:+-]", "_", region.contig)
+        stem = f"{contig}_{region.start + 1}-{region.end}"
+        # What differs only in letters that files cannot have, or is given twice.
+        same = sum(
+            re.fullmatch(rf"{re.escape(stem)}(_\d+)?", s) is not None for s in stems
+        )
+        stems.append(f"{stem}_{same + 1}" if same else stem)
+    return stems
+
+
 def _write(results: list[Mutagenesis], how: dict[str, Any], output: Path) -> None:
     import json
-    import re
 
     import pyarrow as pa
     from pyarrow import parquet
@@ -153,12 +169,11 @@ def _write(results: list[Mutagenesis], how: dict[str, Any], output: Path) -> Non
     rows = rows.replace_schema_metadata({"crossdna": json.dumps(how)})
     with atomic_path(output / "ism.parquet") as temporary:
         parquet.write_table(rows, temporary)
-    for result in results:
+    stems = _stems([result.region for result in results])
+    for result, stem_of_region in zip(results, stems, strict=True):
         region = result.region
         for column, name in enumerate(result.columns):
-            contig = re.sub(r"[^\w.:+-]", "_", region.contig)
-            stem = f"{contig}_{region.start + 1}-{region.end}"
-            stem += f".{name}" if len(result.columns) > 1 else ""
+            stem = stem_of_region + (f".{name}" if len(result.columns) > 1 else "")
             title = f"{region}: {name.replace('_', ' ')}"
             figure = mutagenesis_figure(result, title=title, column=column)
             with atomic_path(output / f"{stem}.png") as temporary:

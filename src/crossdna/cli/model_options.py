@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from crossdna.cli.numbers import count
+
 if TYPE_CHECKING:
     import argparse
 
@@ -37,19 +39,19 @@ def add_chunk_options(parser: argparse.ArgumentParser, rows: int) -> None:
     """How the rows of a table are shared out; `rows` are saved at a time."""
     parser.add_argument(
         "--batch-bases",
-        type=int,
+        type=count,
         default=1 << 15,
         help="bases that the model reads at a time (default: %(default)s)",
     )
     parser.add_argument(
         "--chunk-size",
-        type=int,
+        type=count,
         default=rows,
         help="rows after which the work is saved (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=1,
         help="processes that share the rows (default: %(default)s)",
     )
@@ -90,7 +92,7 @@ def add_training_execution(
     """How many sequences a step of training has, in what precision, and where."""
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=count,
         default=32,
         help="sequences in a step (default: %(default)s)",
     )
@@ -151,7 +153,7 @@ def language_task(arguments: argparse.Namespace, does: str) -> Task:
 
 def chosen_window(arguments: argparse.Namespace, model: PreTrainedModel) -> int:
     """What --window says; without it what suits the model."""
-    from crossdna.models.record import default_window
+    from crossdna.analysis.inference import default_window
 
     if arguments.window is None:
         return default_window(model, USUAL_WINDOW)

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         strand_average=card.strands == "both",
         precision=execution.precision,
     )
-    size = max(1, arguments.chunk_size)
+    size = arguments.chunk_size
     store = ChunkStore(
         output.with_name(f"{output.name}.work"),
         {

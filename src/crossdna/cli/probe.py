@@ -12,6 +12,7 @@ from crossdna.cli.model_options import (
     add_trust_option,
     load_chosen,
 )
+from crossdna.cli.numbers import count
 
 if TYPE_CHECKING:
     import argparse
@@ -25,16 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotation", type=Path, required=True, help="GFF3 or GTF")
     parser.add_argument("--output", type=Path, required=True, help="directory to fill")
     parser.add_argument(
-        "--window", type=int, default=384, help="bases in a window (%(default)s)"
+        "--window", type=count, default=384, help="bases in a window (%(default)s)"
     )
     parser.add_argument(
         "--windows-per-class",
-        type=int,
+        type=count,
         default=600,
         help="at most, in training and in held-out regions (%(default)s)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
+        "--batch-size", type=count, default=32, help="windows at a time (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     add_device_option(parser)

@@ -13,6 +13,7 @@ from crossdna.cli.model_options import (
     add_trust_option,
     chosen_execution,
 )
+from crossdna.cli.numbers import count
 
 if TYPE_CHECKING:
     import argparse
@@ -73,13 +74,13 @@ def _add_scores(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--window",
-        type=int,
-        help="bases the model sees around a variant (512, or what its head was made "
-        "for; no more than it reads at once)",
+        type=count,
+        help="bases the model sees around a variant (512, or the length that its head "
+        "was trained on; no more than it reads at once)",
     )
     group.add_argument(
         "--mask-spacing",
-        type=int,
+        type=count,
         default=8,
         help="pll masks one base (or token) in so many at once (%(default)s)",
     )
@@ -98,7 +99,7 @@ def _add_scores(group: argparse._ArgumentGroup) -> None:
 def _add_calibration(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--calibrate",
-        type=int,
+        type=count,
         nargs="?",
         const=100,
         metavar="PLACES",
@@ -124,14 +125,14 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         "default: beside the output",
     )
     group.add_argument(
-        "--chunk-size", type=int, default=256, help="records in a chunk (%(default)s)"
+        "--chunk-size", type=count, default=256, help="records in a chunk (%(default)s)"
     )
     group.add_argument(
-        "--batch-size", type=int, default=32, help="windows at a time (%(default)s)"
+        "--batch-size", type=count, default=32, help="windows at a time (%(default)s)"
     )
     group.add_argument(
         "--workers",
-        type=int,
+        type=count,
         default=1,
         help="processes; each has a GPU of its own, or shares the CPU (%(default)s)",
     )
@@ -145,7 +146,12 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.variants import calibrate
     from crossdna.analysis.variants.file import prepare, run_scoring
-    from crossdna.analysis.variants.output import check_output, write_scores
+    from crossdna.analysis.variants.output import (
+        VCF_SUFFIXES,
+        check_output,
+        replaced_fields,
+        write_scores,
+    )
     from crossdna.analysis.variants.scan import require_scorable
     from crossdna.cli.progress import progress
     from crossdna.data.annotation import Annotation
@@ -186,6 +192,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for note in scoring.scan.notes(file.name):
             print(note, file=sys.stderr)
+        replaced = replaced_fields(scoring, arguments.prefix)
+        if replaced and output.name.endswith(VCF_SUFFIXES):
+            print(
+                f"{file.name}: its fields {', '.join(replaced)} are replaced; another "
+                "--prefix keeps both",
+                file=sys.stderr,
+            )
         with progress("scoring", scoring.scan.records, "variants") as advance:
             store = run_scoring(scoring, work, devices=devices, advance=advance)
         calibration = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from crossdna.cli.numbers import count
+
 if TYPE_CHECKING:
     import argparse
 
@@ -21,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="byte pairs (default: %(default)s)",
     )
     train.add_argument(
-        "--vocab", type=int, default=4096, help="tokens in all (default: %(default)s)"
+        "--vocab", type=count, default=4096, help="tokens in all (default: %(default)s)"
     )
     train.add_argument(
         "--max-bases",
-        type=int,
+        type=count,
         default=100_000_000,
         help="bases to learn from, spread evenly over larger genomes "
         "(default: %(default)s)",
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     create.add_argument(
         "--k",
-        type=int,
+        type=count,
         default=6,
         help="bases in a k-mer, 1 to 8 (default: %(default)s)",
     )

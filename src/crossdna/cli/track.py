@@ -13,12 +13,14 @@ from crossdna.cli.model_options import (
     chosen_window,
     load_chosen,
 )
+from crossdna.cli.numbers import at_least, count
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from crossdna.analysis.inference import Task
     from crossdna.analysis.tracks.settings import TrackSettings
     from crossdna.analysis.tracks.track import Values
     from crossdna.data.genome import Genome
@@ -29,6 +31,8 @@ FORMATS = ("bw", "bedGraph", "bedGraph.gz")
 FILE_SUFFIXES = {".bw", ".bigwig", ".bigWig", ".bedGraph", ".bedgraph", ".bed", ".gz"}
 WORK = "tracks.work"
 """In the output directory while a run is unfinished."""
+DESCRIPTION = "tracks.json"
+"""How the tracks in the output directory were made."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +69,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--zooms",
-        type=int,
+        type=at_least(0),
         default=10,
         help="summary levels in a bigWig; 0: none, and memory that does not grow with "
         "the contig while the file is closed (%(default)s)",
@@ -78,11 +82,11 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="also write where a track is at or above a threshold, as BED",
     )
     group.add_argument(
-        "--peak-length", type=int, default=1, help="shortest peak (%(default)s)"
+        "--peak-length", type=count, default=1, help="shortest peak (%(default)s)"
     )
     group.add_argument(
         "--embeddings",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="BASES",
         help="mean embeddings of bins of so many bases (embeddings.parquet), and their "
@@ -90,7 +94,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--components",
-        type=int,
+        type=count,
         default=3,
         help="principal components for --embeddings (%(default)s)",
     )
@@ -109,25 +113,26 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 def _add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mask-spacing",
-        type=int,
+        type=at_least(0),
         default=8,
         help="predict each base while one in so many is hidden, in as many passes; "
         "0: one pass, nothing hidden (%(default)s)",
     )
     group.add_argument(
         "--window",
-        type=int,
+        type=count,
         help="bases in a window, for a head or a model that cannot be streamed (1024, "
-        "or what the head was made for; no more than the model reads at once)",
+        "or the length that the head was trained on; no more than the model reads at "
+        "once)",
     )
     group.add_argument(
         "--step",
-        type=int,
+        type=count,
         default=128,
         help="bases between a head's windows (%(default)s)",
     )
     group.add_argument(
-        "--piece", type=int, default=65536, help="bases read at once (%(default)s)"
+        "--piece", type=count, default=65536, help="bases read at once (%(default)s)"
     )
     group.add_argument(
         "--strand-average",
@@ -135,7 +140,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
         help="average both strands (twice the time)",
     )
     group.add_argument(
-        "--batch-size", type=int, default=16, help="windows at a time (%(default)s)"
+        "--batch-size", type=count, default=16, help="windows at a time (%(default)s)"
     )
     add_device_option(group)
 
@@ -143,7 +148,6 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
     from crossdna.analysis.chunks import ChunkStore
-    from crossdna.analysis.inference import checkpoint_task
     from crossdna.analysis.tracks.browser import require_browsable
     from crossdna.analysis.tracks.track import (
         compute,
@@ -166,9 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_browsable(regions, arguments.annotation)
     elif arguments.annotation:
         raise CrossDNAError("--annotation is shown by --browser; add it")
-    trust = arguments.trust_remote_code
-    task = checkpoint_task(arguments.model, trust_remote_code=trust)
-    model = load_chosen(arguments, "embedding" if arguments.embeddings else task)
+    model = load_chosen(arguments, _task(arguments))
     settings = _settings(arguments, chosen_window(arguments, model))
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
@@ -176,6 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
     how = _provenance(arguments, model, genome, settings, regions, descriptions)
     # The command may be spelled otherwise when the run goes on.
     identity = {key: value for key, value in how.items() if key != "command"}
+    _refuse_others(arguments.output, identity)
     store = ChunkStore(arguments.output / WORK, identity)
     total = sum(total_steps(model, region, settings) for region in regions)
     with progress("reading", total, "bases") as advance:
@@ -186,6 +189,14 @@ def run(arguments: argparse.Namespace) -> int:
     store.remove()
     print(f"written to {arguments.output}: {', '.join(descriptions)}")
     return 0
+
+
+def _task(arguments: argparse.Namespace) -> Task:
+    """What the model is loaded for."""
+    from crossdna.models.opening import Opened
+
+    opened = Opened(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    return opened.whole if arguments.embeddings else opened.task
 
 
 def _settings(arguments: argparse.Namespace, window: int) -> TrackSettings:
@@ -265,6 +276,27 @@ def _provenance(
     }
 
 
+def _refuse_others(output: Path, identity: dict[str, Any]) -> None:
+    """Refuse a directory with finished tracks that were made in another way.
+
+    Some of them would stay there, beside ours and our file that says how.
+    """
+    import json
+
+    from crossdna.errors import CrossDNAError
+
+    path = output / DESCRIPTION
+    if not path.is_file():
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(identity))
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise CrossDNAError(
+                f"{output} holds tracks made with another {key} ({before.get(key)!r}, "
+                f"now {value!r}); choose another directory, or remove it"
+            )
+
+
 def _write(
     arguments: argparse.Namespace,
     model: Any,
@@ -313,7 +345,7 @@ def _write(
         write_peaks(output / f"{name}.peaks.bed", peaks, comment)
     if arguments.browser:
         _write_page(arguments, genome, regions, values(), how)
-    with atomic_open(output / "tracks.json") as handle:
+    with atomic_open(output / DESCRIPTION) as handle:
         json.dump(how, handle, indent=2)
 
 

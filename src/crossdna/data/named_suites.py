@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from crossdna.config import from_table
-from crossdna.data.suites import find_tasks
+from crossdna.data.suites import find_tasks, untrained_tasks
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
@@ -102,11 +102,13 @@ def choose_suite(
                 f"are {', '.join(known)}"
             )
         tasks = find_tasks(suite, wanted, reduced_train=reduced_train)
-        return ChosenSuite(Path(suite), tasks, None, [])
+        untrained = () if reduced_train else untrained_tasks(suite, wanted)
+        notes = _untrained_note(suite, [task.name for task in untrained])
+        return ChosenSuite(Path(suite), tasks, None, notes)
     definition = known[suite]
     folder = _folder(definition, data)
-    found = find_tasks(folder, reduced_train=True)
-    names = {task.name for task in found} & set(definition.tasks)
+    found = {task.name for task in find_tasks(folder, reduced_train=True)}
+    names = found & set(definition.tasks)
     usable = find_tasks(folder, wanted, reduced_train=reduced_train)
     tasks = [task for task in usable if task.name in names]
     if not tasks:
@@ -115,7 +117,11 @@ def choose_suite(
             f"({', '.join(definition.tasks[:6])}, ...)"
         )
     # Who asks for some tasks need not be told about the others.
-    notes = [] if wanted else _notes(definition, found)
+    notes = [] if wanted else _absent_note(definition, found)
+    if not reduced_train:
+        without = {task.name for task in untrained_tasks(folder, wanted)}
+        left_out = [task for task in definition.tasks if task in without]
+        notes += _untrained_note(definition.name, left_out)
     return ChosenSuite(folder, tasks, definition.metric, notes)
 
 
@@ -140,21 +146,20 @@ def _folder(definition: SuiteDefinition, data: Path | None) -> Path:
     )
 
 
-def _notes(definition: SuiteDefinition, found: Sequence[SuiteTask]) -> list[str]:
-    names = {task.name: task for task in found}
-    absent = [task for task in definition.tasks if task not in names]
-    untrained = [
-        task for task in definition.tasks if task in names and names[task].reduced
+def _absent_note(definition: SuiteDefinition, found: set[str]) -> list[str]:
+    absent = [task for task in definition.tasks if task not in found]
+    if not absent:
+        return []
+    return [
+        f"{definition.name}: {len(absent)} of {len(definition.tasks)} tasks are not "
+        f"there: {', '.join(absent)}"
     ]
-    notes = []
-    if absent:
-        notes.append(
-            f"{definition.name}: {len(absent)} of {len(definition.tasks)} tasks are "
-            f"not there: {', '.join(absent)}"
-        )
-    if untrained:
-        notes.append(
-            f"{definition.name}: no training file for {', '.join(untrained)} (with "
-            "--reduced-train their development file is used for training)"
-        )
-    return notes
+
+
+def _untrained_note(suite: str, untrained: Sequence[str]) -> list[str]:
+    if not untrained:
+        return []
+    return [
+        f"{suite}: no training file for {', '.join(untrained)}, which are left out "
+        "(with --reduced-train their development file is used for training)"
+    ]

@@ -78,10 +78,8 @@ def find_tasks(
         return found
     chosen = []
     for name in wanted:
-        fitting = [t for t in found if t.name == name] or [
-            t for t in found if t.name.startswith(name)
-        ]
-        if not fitting and any(task.name.startswith(name) for task in every):
+        fitting = _fitting(found, name)
+        if not fitting and _fitting(every, name):
             raise CrossDNAError(
                 f"{root}: task {name!r} has no training file; --reduced-train trains "
                 "on its development file, which makes it another task"
@@ -91,6 +89,27 @@ def find_tasks(
             raise CrossDNAError(f"{root}: no task {name!r}; there are {known}")
         chosen += [task for task in fitting if task not in chosen]
     return chosen
+
+
+def untrained_tasks(folder: str | Path, wanted: Sequence[str] = ()) -> list[SuiteTask]:
+    """Tasks that `find_tasks` leaves out, for they have no training file.
+
+    Parameters
+    ----------
+    wanted
+        See `find_tasks`.
+    """
+    reduced = [task for task in _walk(Path(folder), Path(folder)) if task.reduced]
+    if not wanted:
+        return reduced
+    fitting = [task for name in wanted for task in _fitting(reduced, name)]
+    return list(dict.fromkeys(fitting))
+
+
+def _fitting(tasks: Sequence[SuiteTask], name: str) -> list[SuiteTask]:
+    """The task of that name, or else all whose names begin with it."""
+    exact = [task for task in tasks if task.name == name]
+    return exact or [task for task in tasks if task.name.startswith(name)]
 
 
 def _walk(root: Path, folder: Path) -> list[SuiteTask]:

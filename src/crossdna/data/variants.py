@@ -113,6 +113,10 @@ class ContigTally:
     mismatches: int = 0
     first_line: int = 0
     """Line of the first mismatch."""
+    outside: int = 0
+    """Records that lie beyond an end of the contig; not among `records`."""
+    first_outside: int = 0
+    """Line of the first of them."""
     shifts: Counter[int] = field(default_factory=Counter)
     """Of the mismatches, how many would match this many bases further right."""
 
@@ -133,6 +137,10 @@ def tally_reference(
     A REF that leaves bases open, as structural variants have it, says nothing.
     """
     if set(ref.upper()) - set(alphabet.BASES):
+        return
+    if not 0 <= position <= genome.contigs[contig] - len(ref):
+        tally.outside += 1
+        tally.first_outside = tally.first_outside or line
         return
     tally.records += 1
     if reference_matches(genome, contig, position, ref):

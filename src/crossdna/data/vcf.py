@@ -156,6 +156,12 @@ class VariantFile:
                 order = _column_order(fields, where)
                 if _is_heading(line):
                     continue
+                if len(fields) >= len(_FIXED) and not _is_bases(fields[order[2]]):
+                    raise CrossDNAError(
+                        f"{where}: {len(fields)} columns and no line above that names "
+                        "them; a VCF begins with ##fileformat=VCFv4.2 and has a line "
+                        "#CHROM; of a table the columns are chrom, pos, ref, alt"
+                    )
             if len(fields) <= max(order):
                 raise CrossDNAError(
                     f"{where}: {len(fields)} columns; chrom, pos, ref and alt must be "
@@ -236,6 +242,11 @@ def _column_order(fields: Sequence[str], where: str) -> list[int]:
     return order
 
 
+def _is_bases(ref: str) -> bool:
+    """Whether a text can be a REF allele."""
+    return bool(ref) and not set(ref.upper()) - _REF_LETTERS
+
+
 def _record(
     where: str,
     number: int,
@@ -250,7 +261,7 @@ def _record(
         raise CrossDNAError(f"{where}: no contig in the first column")
     if not position.isdecimal():
         raise CrossDNAError(f"{where}: position {position!r} is not a whole number")
-    if not ref or set(ref.upper()) - _REF_LETTERS:
+    if not _is_bases(ref):
         raise CrossDNAError(f"{where}: REF {ref!r} is not a sequence of bases")
     alts = () if alt == "." else tuple(alt.split(","))
     if not all(alts):

@@ -111,7 +111,7 @@ class _Pool:
     """(stretches,) last number of each stretch, plus 1."""
 
     @classmethod
-    def of(cls, source: Source, length: int) -> _Pool:
+    def of(cls, source: Source, length: int, part: str) -> _Pool:
         contigs = source.genome.contigs
         for region in source.regions:
             check_region(region, contigs, source.name)
@@ -123,7 +123,7 @@ class _Pool:
         if not stretches:
             longest = max(map(len, merge(source.regions)), default=0)
             raise CrossDNAError(
-                f"{source.name}: no training region has {length} bases "
+                f"{source.name}: no {part} region has {length} bases "
                 f"(the longest has {longest}); take shorter windows"
             )
         return cls(source, stretches, np.cumsum([part.starts for part in stretches]))
@@ -159,6 +159,8 @@ class WindowDataset(Dataset[Window]):
         Draw the strand; else all windows are of strand +.
     repeat_weight
         Weight in the loss of lower-case bases; others have 1.
+    part
+        What the regions are for, in errors.
 
     Raises
     ------
@@ -176,6 +178,7 @@ class WindowDataset(Dataset[Window]):
         max_n_share: float = 0.05,
         reverse_complement: bool = True,
         repeat_weight: float = 1.0,
+        part: str = "training",
     ) -> None:
         _check_sizes(length, max_n_share, repeat_weight)
         check_seed(seed)
@@ -195,7 +198,7 @@ class WindowDataset(Dataset[Window]):
         if len(self._genomes) < len(sources):
             names = ", ".join(source.name for source in sources)
             raise CrossDNAError(f"two sources have the same name: {names}")
-        self._pools = [_Pool.of(source, length) for source in sources]
+        self._pools = [_Pool.of(source, length, part) for source in sources]
         # The last source takes what the others leave, whatever the rounding.
         self._shares = (np.cumsum(weights) / weights.sum())[:-1].tolist()
 

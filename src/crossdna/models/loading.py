@@ -17,6 +17,8 @@ from crossdna.models.weight_files import check_numbers, quietly, weight_files
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from torch import nn
+
 # As a part of transformers, whose own table of the same it stands for: what silences
 # transformers silences it.
 logger = logging.get_logger("transformers.crossdna")
@@ -47,7 +49,8 @@ class StrictLoadingMixin:
         Raises
         ------
         CrossDNAError
-            A missing, unknown or misshaped key, or unreadable weights, by name.
+            A missing, unknown or misshaped key, unreadable weights, or weights that
+            are no numbers, by name.
         """
         name = pretrained_model_name_or_path
         want_info = kwargs.pop("output_loading_info", False)
@@ -67,6 +70,7 @@ class StrictLoadingMixin:
         new |= _reshaped(cls, info, name, allowed=new_shapes)
         if new:
             warn_of_new(name, new)
+        refuse_not_finite(model, name)
         return (model, info) if want_info else model
 
     @classmethod
@@ -95,6 +99,26 @@ class StrictLoadingMixin:
     ) -> tuple[Any, dict[str, Any]]:
         """Load a checkpoint in the published layout: the model and the loading info."""
         raise AssertionError(f"{cls.__name__} has no published layout")
+
+
+def refuse_not_finite(model: nn.Module, name: str | Path) -> None:
+    """Refuse weights that are no numbers, which every answer would be too.
+
+    Raises
+    ------
+    CrossDNAError
+        Names the first weight that holds a NaN or an infinity.
+    """
+    for key, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point():
+            continue
+        bad = weight.numel() - int(weight.isfinite().sum())
+        if bad:
+            raise CrossDNAError(
+                f"{name}: {key!r} holds {bad:,} of {weight.numel():,} values that are "
+                "no numbers (NaN or infinite), so the model can answer nothing; take "
+                "an earlier checkpoint of its training"
+            )
 
 
 def warn_of_new(name: str | Path, parts: Iterable[str]) -> None:

@@ -172,6 +172,14 @@ class Opened:
                 return "embedding"
         return "causal-lm" if self.objective == "causal" else "masked-lm"
 
+    @property
+    def whole(self) -> Task:
+        """The task that takes in all that was saved.
+
+        The bare network where the checkpoint does not say what it was saved for.
+        """
+        return self.task if self.config.architectures else "embedding"
+
     def model(self, task: Task, *, random: bool = False, new_head: bool = False) -> Any:
         """Load the model, which takes ids of `crossdna.alphabet`.
 
@@ -264,7 +272,7 @@ def _network_of(raw: dict[str, Any]) -> dict[str, Any]:
     return raw.get("network") or {}
 
 
-def require_directory(name: str) -> None:
+def require_directory(name: str | Path) -> None:
     """Refuse what is neither a directory with a config.json nor looks like a hub id.
 
     Raises

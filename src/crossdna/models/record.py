@@ -114,22 +114,12 @@ def question(model: Any, sequence: str) -> torch.Tensor:
 
 def longest_sequence(model: Any) -> int | None:
     """Bases that a model surely reads at once; None where there is no limit."""
-    limits = [_longest_read(model), getattr(model.config, "head_length", None)]
+    limits = [longest_read(model), getattr(model.config, "head_length", None)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def default_window(model: Any, usual: int) -> int:
-    """Bases of a window where none are asked for.
-
-    As many as a head with weights for each base was made for, else `usual`; never more
-    than the model reads at once.
-    """
-    made_for = getattr(model.config, "head_length", None) if has_head(model) else None
-    wanted = made_for or usual
-    return min(wanted, _longest_read(model) or wanted)
-
-
-def _longest_read(model: Any) -> int | None:
+def longest_read(model: Any) -> int | None:
+    """Bases that a network reads at once, whatever its head; None: any number."""
     if not hasattr(model, "reader"):
         return getattr(model.config, "max_seq_len", None)
     # A bare network is read by itself, one with a head stands around it.

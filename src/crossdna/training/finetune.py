@@ -164,6 +164,27 @@ def finetune(
     return FinetuneResult(recipe, runs, trials)
 
 
+def check_start(recipe: FinetuneRecipe, train: LabelledSet, valid: LabelledSet) -> None:
+    """Find out, before anything is written, what would stop a training at once.
+
+    Raises
+    ------
+    CrossDNAError
+        See `finetune`; also a head that the model cannot have, or a method whose
+        library is not there.
+    """
+    check_lengths(recipe, train, valid)
+    choice = candidates(recipe, train, valid)[0]
+    model = build_model(
+        recipe, train.task, pooling=choice.pooling, length=_longest(train, valid)
+    )
+    restrict(model, recipe)
+
+
+def _longest(*sets: LabelledSet) -> int:
+    return max(int(data.table.lengths.max()) for data in sets)
+
+
 def check_lengths(recipe: FinetuneRecipe, *sets: LabelledSet) -> None:
     """Refuse sequences that are longer than the recipe allows, naming the first."""
     for data in sets:
@@ -321,7 +342,7 @@ def run_once(
     if (folder / RESULT_NAME).is_file():
         return read_result(folder)
     set_seed(seed)
-    longest = int(max(train.table.lengths.max(), valid.table.lengths.max()))
+    longest = _longest(train, valid)
     model: Any = build_model(recipe, train.task, pooling=choice.pooling, length=longest)
     scale = target_scale(train)
     both = choice.strands == "both"

@@ -211,6 +211,7 @@ def validation_windows(
         seed=VALID_SEED,
         max_n_share=settings.max_n_share,
         reverse_complement=settings.reverse_complement,
+        part="validation",
     )
 
 

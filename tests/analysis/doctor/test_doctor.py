@@ -242,7 +242,9 @@ def test_command_line(copied, tmp_path, capsys):
     assert main([*words, "--record"]) == 2
     assert "is not recorded" in capsys.readouterr().err
     assert main(["doctor", str(tmp_path / "nowhere" / "x")]) == 2
-    assert main([*words[:-3], "0"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([*words[:-3], "0"])
+    assert "--lengths: at least 1, not 0" in capsys.readouterr().err
     (path / RECORD_NAME).write_text("{}")
     assert main(words) == 2
     assert f"{RECORD_NAME}: cannot be read" in capsys.readouterr().err

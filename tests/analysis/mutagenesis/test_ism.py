@@ -149,6 +149,15 @@ def test_command(tiny_checkpoint, genome, tmp_path, capsys):
     words[words.index(str(genome.paths[0]))] = str(tmp_path / "reads.fa")
     assert main([*words[:-1], str(tmp_path / "r"), "--region", "read/1:2-4"]) == 0
     assert (tmp_path / "r" / "read_1_2-4.head_LABEL_0.png").exists()
+    (tmp_path / "reads.fa").write_text(">read/1\nACGTACGT\n>read_1\nTTTTACGT\n")
+    regions = ["--region", "read/1:2-4", "read_1:2-4", "read/1:2-5"]
+    assert main([*words[:-1], str(tmp_path / "s"), *regions]) == 0
+    for stem, region in (
+        ("read_1_2-4", "read/1:2-4"), ("read_1_2-4_2", "read_1:2-4"),
+        ("read_1_2-5", "read/1:2-5"),
+    ):  # fmt: skip
+        page = (tmp_path / "s" / f"{stem}.head_LABEL_1.html").read_text()
+        assert f"<title>{region}: " in page
 
 
 def one_hot(ids):

@@ -101,6 +101,11 @@ _ON_REQUEST: Final[dict[str, Baseline]] = {
 _FIXED_LENGTH: Final = ("pwm", "cnn-position", "cnn-position-augmented")
 
 
+def names() -> str:
+    """What `find` knows, for an error that lists it."""
+    return ", ".join((*BASELINES, *_ON_REQUEST, "pwm:FILE.meme"))
+
+
 def find(name: str) -> Baseline | None:
     """Look a baseline up by name; ``pwm:FILE.meme[:MOTIF]`` scans motifs of a file.
 

@@ -16,6 +16,8 @@ from crossdna.data.task_card import TaskCard
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import predict_logits
 from crossdna.models.fingerprint import fingerprint
+from crossdna.models.opening import require_directory
+from crossdna.zoo.shipped import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,9 +87,10 @@ class FinetunedModel:
         CrossDNAError
             No card or no checkpoint in `folder`.
         """
-        path = Path(folder)
+        path = Path(resolve(folder))
         if not path.is_dir():
             raise CrossDNAError(f"{folder}: no such directory")
+        require_directory(path)
         card = TaskCard.read(path)
         places, several = [path], read_ensemble(path)
         if several is not None:

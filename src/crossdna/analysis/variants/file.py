@@ -16,6 +16,7 @@ from crossdna.analysis.inference import (
     FLOAT32,
     Execution,
     checkpoint_task,
+    default_window,
     load_model,
 )
 from crossdna.analysis.provenance import described
@@ -32,7 +33,6 @@ from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
 from crossdna.errors import CrossDNAError
 from crossdna.models.fingerprint import fingerprint
-from crossdna.models.record import default_window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

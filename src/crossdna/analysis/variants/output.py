@@ -30,6 +30,7 @@ TABLE_SUFFIXES: Final = (".tsv", ".parquet")
 _NO_ALTERNATE: Final = "NO_ALT"
 _ROWS_AT_ONCE: Final = 65536
 _PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_INFO_ID: Final = re.compile(r"##INFO=<ID=([^,>]+)")
 _SCORES: Final = re.compile(r'scores="([^"]*)"')
 
 
@@ -115,6 +116,18 @@ def info_fields(run: ScoringRun, prefix: str) -> list[InfoField]:
     fields.append(InfoField(f"{prefix}{SKIP}", "A", "String", why))
     fields.append(InfoField(f"{prefix}{_NO_ALTERNATE}", "0", "Flag", none))
     return fields
+
+
+def replaced_fields(run: ScoringRun, prefix: str) -> list[str]:
+    """INFO fields of the input that give way to ours of the same names."""
+    header = run.file.header
+    ours = {field.key for field in info_fields(run, prefix)}
+    ours |= _fields_before(header, prefix)
+    return [
+        found[1]
+        for line in (*header, *run.scan.undescribed.values())
+        if (found := _INFO_ID.match(line)) and found[1] in ours
+    ]
 
 
 def _fields_before(header: Iterable[str], prefix: str) -> set[str]:

@@ -58,6 +58,12 @@ class Scan:
                     f"in {tally.mismatches} of {tally.records} records (this is the "
                     f"first); these are not scored; {mismatch_hint(tally)}"
                 )
+            if tally.outside:
+                lines.append(
+                    f"{name}:{tally.first_outside}: {contig}: {tally.outside} records "
+                    "(this is the first) lie beyond the end of the contig; not scored; "
+                    "is the genome another assembly?"
+                )
         for contig, line in self.missing.items():
             lines.append(
                 f"{name}:{line}: the genome has no contig {contig}; not scored"

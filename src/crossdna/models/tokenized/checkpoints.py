@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from crossdna.errors import CrossDNAError
+from crossdna.models.loading import refuse_not_finite
 from crossdna.models.tokenized.modeling import network_class
 from crossdna.models.weight_files import check_numbers, quietly
 
@@ -39,7 +40,7 @@ def load_network(name: str | Path, config: TokenizedConfig) -> PreTrainedModel:
     ------
     CrossDNAError
         No weights, a damaged file, or a missing, unknown, misshaped or non-floating
-        key, by name.
+        key or one that holds what is no number, by name.
     """
     unused = [re.compile(pattern) for pattern in config.family.unused]
     check_numbers(name, unused)
@@ -107,3 +108,4 @@ def _refuse_faults(
     for key in info["missing_keys"]:
         # Random otherwise, and no two loads would have the same fingerprint.
         own[key].zero_()
+    refuse_not_finite(net, name)
