@@ -353,3 +353,9 @@ def test_bfloat16_keeps_decays_and_step_biases_in_float32(variant, expected):
 def test_bad_configurations_are_refused(change, message):
     with pytest.raises(CrossDNAError, match=message):
         CaduceusConfig(**change)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (5,)])
+def test_no_bases(shape):
+    with pytest.raises(CrossDNAError, match=r"\(batch, length\) with bases, got"):
+        tiny()(torch.zeros(shape, dtype=torch.long))

@@ -283,3 +283,9 @@ def test_generation_continues_a_sequence(tiny):
 def test_bad_configurations_are_refused(change, message):
     with pytest.raises(CrossDNAError, match=message):
         HyenaDNAConfig(**change)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (5,)])
+def test_no_bases(tiny, shape):
+    with pytest.raises(CrossDNAError, match=r"\(batch, length\) with bases, got"):
+        tiny(torch.zeros(shape, dtype=torch.long))

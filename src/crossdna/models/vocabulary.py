@@ -47,6 +47,14 @@ def alphabet_ids(config: Any) -> tuple[int, ...]:
     return IDS_BY_FAMILY[config.model_type]
 
 
+def require_batch(ids: torch.Tensor) -> None:
+    """Raise a `CrossDNAError` for ids that are not (batch, length), or for none."""
+    if ids.dim() != 2 or ids.numel() == 0:
+        raise CrossDNAError(
+            f"input_ids must be (batch, length) with bases, got {tuple(ids.shape)}"
+        )
+
+
 def require_letters(low: int, high: int) -> None:
     """Raise a `CrossDNAError` if a batch's lowest or highest id is no letter."""
     if low < 0 or high >= alphabet.VOCAB_SIZE:

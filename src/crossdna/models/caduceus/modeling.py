@@ -35,6 +35,7 @@ from crossdna.models.caduceus.configuration import CaduceusConfig
 from crossdna.models.caduceus.published import published_names
 from crossdna.models.linear import Linear
 from crossdna.models.official import OfficialLayoutMixin, PublishedNames
+from crossdna.models.vocabulary import require_batch
 from crossdna.ops.selective_scan import selective_scan
 from crossdna.ops.short_conv import short_conv
 
@@ -349,7 +350,13 @@ class CaduceusModel(CaduceusPreTrainedModel):
         output_hidden_states : bool, optional
             Also return the embedding, the sum after each layer and the normed last one
             (the published code lists what each layer adds instead of the sums).
+
+        Raises
+        ------
+        CrossDNAError
+            No tokens.
         """
+        require_batch(input_ids)
         mask = None if attention_mask is None else attention_mask != 0
         if output_hidden_states is None:
             output_hidden_states = bool(self.config.output_hidden_states)

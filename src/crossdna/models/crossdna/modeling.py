@@ -34,7 +34,7 @@ from crossdna.models.headed import BasePrediction, SequencePrediction
 from crossdna.models.heads import SequenceHead, Standard, TokenHead, token_loss
 from crossdna.models.linear import Linear
 from crossdna.models.loading import StrictLoadingMixin, read_weights
-from crossdna.models.vocabulary import require_letters
+from crossdna.models.vocabulary import require_batch, require_letters
 from crossdna.ops.linear import linear
 from crossdna.ops.native.call import is_traced
 
@@ -327,10 +327,7 @@ def _check_inputs(
     mask: Tensor | None,
     context: StrandContext | None,
 ) -> None:
-    if ids.dim() != 2 or ids.numel() == 0:
-        raise CrossDNAError(
-            f"input_ids must be (batch, length) with bases, got {tuple(ids.shape)}"
-        )
+    require_batch(ids)
     if ids.device.type == "cpu" and not is_traced() and not _is_transformed():
         require_letters(*map(int, torch.aminmax(ids)))
     if mask is not None and mask.shape != ids.shape:

@@ -29,6 +29,7 @@ from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 from crossdna.models.hyenadna.published import published_names
 from crossdna.models.linear import Linear
 from crossdna.models.official import OfficialLayoutMixin, PublishedNames
+from crossdna.models.vocabulary import require_batch
 from crossdna.ops.long_conv import long_conv
 from crossdna.ops.short_conv import short_conv
 
@@ -280,8 +281,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         Raises
         ------
         CrossDNAError
-            More tokens than `max_seq_len`.
+            More tokens than `max_seq_len`, or none.
         """
+        require_batch(input_ids)
         mask = None if attention_mask is None else attention_mask != 0
         states = self.backbone(input_ids, mask)
         if output_hidden_states is None:
