@@ -187,7 +187,7 @@ def test_heads_on_byte_pairs_have_scores_and_tracks(inputs, tmp_path):
     )  # fmt: skip
     scores = pl.read_parquet(tmp_path / "s.parquet")
     heads = [name for name in scores.columns if name.startswith("head_")]
-    assert len(heads) == 2
+    assert len(heads) == 1
     run(
         "ism", *common, "--region", "one:100-100", "--deletions",
         "--output", tmp_path / "ism",

@@ -153,10 +153,14 @@ def default_window(model: Any, usual: int) -> int:
 def made_for(model: Any) -> int | None:
     """Bases of the sequences that a head was made for; None where nothing says."""
     length: int | None = getattr(model.config, "head_length", None)
+    card = card_of(model)
+    return card.max_length if length is None and card is not None else length
+
+
+def card_of(model: Any) -> TaskCard | None:
+    """What ``crossdna finetune`` put beside a model's checkpoint, if it made it."""
     folder = Path(model.name_or_path or "")
-    if length is None and (folder / CARD_NAME).is_file():
-        length = TaskCard.read(folder).max_length
-    return length
+    return TaskCard.read(folder) if (folder / CARD_NAME).is_file() else None
 
 
 def network_name(model: PreTrainedModel) -> str:

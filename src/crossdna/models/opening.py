@@ -256,6 +256,7 @@ class Opened:
             network = self.config.network_config()
             self.config.id2label = network.id2label
             self.config.label2id = network.label2id
+            self.config.problem_type = network.problem_type
         tokenizer = load_tokenizer(self.name, trust_remote_code=self.trust_remote_code)
         net = None if random else load_network(self.name, self.config)
         model = wrapper(self.config, net)

@@ -133,22 +133,23 @@ def test_command(tiny_checkpoint, genome, tmp_path, capsys):
     assert sorted(path.name for path in output.iterdir()) == sorted(
         ["ism.parquet"]
         + [
-            f"c_{place}.head_LABEL_{label}.{suffix}"
+            f"c_{place}.{suffix}"
             for place in ("1-6", "200-203")
-            for label in (0, 1)
             for suffix in ("png", "html")
         ]
     )
     rows = pl.read_parquet(output / "ism.parquet")
     assert rows.height == 10 * 4
     assert rows.filter(pl.col("alt") == "-").height == 10
+    page = (output / "c_1-6.html").read_text()
+    assert "change of the log-odds of LABEL_1" in page
     assert main(chosen) == 2
     assert "not empty" in capsys.readouterr().err
     assert main([*words[:-1], str(tmp_path / "o"), "--region", "c:0-6"]) == 2
     (tmp_path / "reads.fa").write_text(">read/1\nACGTACGTACGT\n")
     words[words.index(str(genome.paths[0]))] = str(tmp_path / "reads.fa")
     assert main([*words[:-1], str(tmp_path / "r"), "--region", "read/1:2-4"]) == 0
-    assert (tmp_path / "r" / "read_1_2-4.head_LABEL_0.png").exists()
+    assert (tmp_path / "r" / "read_1_2-4.png").exists()
     (tmp_path / "reads.fa").write_text(">read/1\nACGTACGT\n>read_1\nTTTTACGT\n")
     regions = ["--region", "read/1:2-4", "read_1:2-4", "read/1:2-5"]
     assert main([*words[:-1], str(tmp_path / "s"), *regions]) == 0
@@ -156,7 +157,7 @@ def test_command(tiny_checkpoint, genome, tmp_path, capsys):
         ("read_1_2-4", "read/1:2-4"), ("read_1_2-4_2", "read_1:2-4"),
         ("read_1_2-5", "read/1:2-5"),
     ):  # fmt: skip
-        page = (tmp_path / "s" / f"{stem}.head_LABEL_1.html").read_text()
+        page = (tmp_path / "s" / f"{stem}.html").read_text()
         assert f"<title>{region}: " in page
 
 

@@ -240,10 +240,10 @@ def test_per_base_head(tiny_checkpoint, genome, tmp_path, streamed):
     for piece in (1, 1000):
         settings = TrackSettings(piece=piece, window=2 * LENGTH, strand_average=True)
         found = tracks(model, genome, region, settings, tmp_path / str(piece))
-        assert list(found) == ["head_LABEL_0", "head_LABEL_1"]
-        for column, values in zip(expected.T, found.values(), strict=True):
-            np.testing.assert_allclose(values[known], column[known], atol=1e-5)
-            assert np.isnan(values[~known]).all()
+        assert list(found) == ["head_LABEL_1"]
+        values, odds = found["head_LABEL_1"], expected[:, 1] - expected[:, 0]
+        np.testing.assert_allclose(values[known], odds[known], atol=1e-5)
+        assert np.isnan(values[~known]).all()
 
 
 @pytest.mark.parametrize("average", [False, True])
@@ -279,17 +279,17 @@ def test_head_in_windows(tiny_checkpoint, genome, tmp_path):
     settings = TrackSettings(window=60, step=20, strand_average=True, piece=7)
     region = Region("c", 5, LENGTH - 2)
     found = tracks(model, genome, region, settings, tmp_path / "t")
-    assert list(found) == ["head_LABEL_0", "head_LABEL_1"]
-    assert len(found["head_LABEL_0"]) == -(-(LENGTH - 7) // 20)
+    assert list(found) == ["head_LABEL_1"]
+    assert len(found["head_LABEL_1"]) == -(-(LENGTH - 7) // 20)
     for number in (0, 1, 7, 19, 20):
         start = min(max(0, number * 20 + 10 - 30), LENGTH - 7 - 60)
         ids = genome.fetch("c", 5 + start, 5 + start + 60).astype(np.int64)
         logits = sequence_logits(
             model, torch.from_numpy(ids)[None], strand_average=True
         )
-        for name, value in zip(found, logits[0], strict=True):
-            assert found[name][number] == pytest.approx(float(value), abs=1e-5)
-    assert np.isnan(found["head_LABEL_0"][9])
+        odds = float(logits[0, 1] - logits[0, 0])
+        assert found["head_LABEL_1"][number] == pytest.approx(odds, abs=1e-5)
+    assert np.isnan(found["head_LABEL_1"][9])
 
 
 def test_hidden_bases():

@@ -230,7 +230,7 @@ def test_a_score_depends_on_its_variant_alone(tmp_path, rng, kind, score, window
         np.testing.assert_allclose(together[name][1], values[0], atol=1e-5, rtol=0)
 
 
-def test_head_is_the_difference_of_logits(classifier, bases, genome):
+def test_head_is_the_difference_of_log_odds(classifier, bases, genome):
     position, ref = 150, bases[150]
     alt = "A" if ref != "A" else "C"
     allele = read_allele(genome, "c", position, ref, alt, WINDOW)
@@ -238,13 +238,14 @@ def test_head_is_the_difference_of_logits(classifier, bases, genome):
         classifier, genome, [allele], ScoreSettings(scores=("head",), window=WINDOW)
     )
     assert list(found) == ["head_LABEL_0", "head_LABEL_1", "head_LABEL_2"]
-    logits = []
+    odds = []
     for _, window in slow_windows(bases, position, ref, alt):
         ids = torch.from_numpy(alphabet.encode(window)).long()[None]
         with torch.inference_mode():
             other = alphabet.complement_ids(ids).flip(1)
-            logits.append((classifier(ids).logits + classifier(other).logits)[0] / 2)
-    expected = (logits[1] - logits[0]).numpy()
+            logits = (classifier(ids).logits + classifier(other).logits)[0] / 2
+        odds.append(torch.logit(logits.double().softmax(0)))
+    expected = (odds[1] - odds[0]).numpy()
     np.testing.assert_allclose([v[0] for v in found.values()], expected, atol=1e-5)
     assert np.abs(expected).max() > 1e-4
 

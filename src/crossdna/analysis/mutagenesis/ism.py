@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from crossdna import alphabet
+from crossdna.analysis.heads import read_head
 from crossdna.analysis.inference import gives_base_probabilities, is_causal
 from crossdna.analysis.variants.score import (
     model_task,
@@ -48,6 +49,8 @@ class Mutagenesis(NamedTuple):
     """(length, 4, columns): score of A C G T there; 0 for the reference, NaN at N."""
     deletions: NDArray[np.float64] | None
     """(length, columns), when asked for; NaN at N."""
+    heads: tuple[str, ...] = ()
+    """Of a model with a head what each column is the change of."""
 
     def importance(self, column: int = 0) -> NDArray[np.float64]:
         """(length,): mean score of the reference base against the other three.
@@ -150,7 +153,9 @@ def mutagenesis(
             elif gone is not None:
                 gone[place] = [found[name][row] for name in deleted]
         advance(len(positions))
-    return Mutagenesis(region, ids, tuple(substituted), scores, gone)
+    head = read_head(model) if has_head(model) else None
+    said = tuple(map(head.what, head.labels)) if head else ()
+    return Mutagenesis(region, ids, tuple(substituted), scores, gone, said)
 
 
 def _pieces(region: Region, window: int, genome: Genome) -> list[list[int]]:

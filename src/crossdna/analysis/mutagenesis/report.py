@@ -91,10 +91,8 @@ def _limit(values: NDArray[np.float64]) -> float:
 
 
 def _label(result: Mutagenesis, column: int) -> str:
-    name = result.columns[column]
-    if name in ("llr", "pll", "ll"):
-        return "log-likelihood ratio"
-    return f"change of the {name.replace('_', ' ')} logit"
+    what = result.heads[column] if result.heads else ""
+    return f"change of the {what}" if what else "log-likelihood ratio"
 
 
 def _ticks(result: Mutagenesis) -> tuple[list[int], list[str]]:

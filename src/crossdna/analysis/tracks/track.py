@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from crossdna import alphabet
+from crossdna.analysis.heads import read_head
 from crossdna.analysis.inference import (
     asking,
     embedding_size,
@@ -29,7 +30,6 @@ from crossdna.analysis.tracks.windows import (
     probability_windows,
     token_windows,
 )
-from crossdna.analysis.variants.score import head_labels
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open
 from crossdna.models.record import has_head
@@ -124,10 +124,10 @@ def track_descriptions(model: Any, settings: TrackSettings) -> dict[str, str]:
             f"embeddings of bins of {settings.bin} bases"
             for number in range(1, settings.components + 1)
         }
-    what = "logit of the head" if kind == "head" else "logit of the per-base head"
+    head = read_head(model)
     return {
-        f"head_{label}" if label else "head": what + (f" for {label}" if label else "")
-        for label in head_labels(model)
+        f"head_{label}" if label else "head": head.meaning(label)
+        for label in head.labels
     }
 
 
@@ -357,7 +357,8 @@ def read_values(
         if kind == "probability":
             tracks = base_tracks(mean, fetch(start, end))
         else:
-            tracks = dict(zip(names, mean.T, strict=True))
+            said = read_head(model).outputs(mean).astype(np.float32)
+            tracks = dict(zip(names, said.T, strict=True))
         position = region.start + start * span
         stop = min(position + len(mean) * span, region.end)
         yield Values(position, stop, span, tracks)

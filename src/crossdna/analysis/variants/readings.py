@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from crossdna import alphabet
+from crossdna.analysis.heads import read_head
 from crossdna.analysis.inference import (
     asking,
     base_log_probabilities,
@@ -227,21 +228,26 @@ def pseudo_log_likelihoods(
 def head_differences(
     model: Any, pairs: Sequence[WindowPair], settings: ScoreSettings
 ) -> NDArray[np.float64]:
-    """Logits (pairs, labels) of alternate minus reference windows.
+    """What a head says of alternate minus reference windows, (pairs, labels).
+
+    Log-odds or numbers, see `crossdna.analysis.heads`.
 
     Where that saves work substitutions are read from where they differ; see
     `crossdna.analysis.variants.reuse`.
     """
-    width = model.config.num_labels
+    head, width = read_head(model), model.config.num_labels
 
     def read(ids: Tensor, rows: list[int]) -> Tensor:
         return sequence_logits(model, ids, strand_average=settings.strand_average)
 
     def outputs(windows: Sequence[Window]) -> NDArray[np.float64]:
-        ids = [window.ids for window in windows]
-        return _in_batches(read, ids, model, settings.batch_size, width)
+        return said([window.ids for window in windows])
 
-    results = np.empty((len(pairs), width))
+    def said(ids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        logits = _in_batches(read, ids, model, settings.batch_size, width)
+        return head.outputs(logits)
+
+    results = np.empty((len(pairs), len(head.labels)))
     single = [row for row, pair in enumerate(pairs) if _is_single(pair)]
     groups, _ = _edited_together(model, [pairs[row].reference.ids for row in single])
     done: set[int] = set()
@@ -258,8 +264,8 @@ def head_differences(
             ],
             strand_average=settings.strand_average,
         )
-        before = _in_batches(read, group.windows, model, settings.batch_size, width)
-        results[rows] = logits.double().cpu().numpy() - before[group.owners]
+        after = head.outputs(logits.double().cpu().numpy())
+        results[rows] = after - said(group.windows)[group.owners]
         done.update(rows)
     alone = [row for row in range(len(pairs)) if row not in done]
     results[alone] = _differences(outputs, [pairs[row] for row in alone])

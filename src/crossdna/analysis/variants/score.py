@@ -6,14 +6,13 @@ expects the alternate allele less than the reference.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from crossdna import alphabet
+from crossdna.analysis.heads import read_head
 from crossdna.analysis.inference import Task, gives_base_probabilities, is_causal
 from crossdna.analysis.variants.readings import (
     embedding_differences,
@@ -81,8 +80,8 @@ SCORES: Final = {
     ),
     "head": ScoreKind(
         "classification",
-        "Change of the fine-tuned head's output: logit of the alternate minus logit of "
-        "the reference window; positive = the alternate allele raises it",
+        "Change of what the fine-tuned head says, alternate minus reference window; "
+        "positive = the alternate allele raises it",
     ),
 }
 
@@ -134,7 +133,7 @@ class ScoreSettings:
 def score_names(model: Any, scores: Sequence[str]) -> dict[str, str]:
     """Names of the columns that scores give, with their descriptions.
 
-    A head gives one column for each label, or one in all when there is a single label.
+    A head gives one column for each label, of two classes for the second.
 
     Raises
     ------
@@ -156,10 +155,10 @@ def score_names(model: Any, scores: Sequence[str]) -> dict[str, str]:
                 "that reads byte pairs does not give; pll compares whole windows"
             )
         if name == "head":
-            for label in head_labels(model):
-                what = f" (label {label})" if label else ""
+            head = read_head(model)
+            for label in head.labels:
                 column = f"head_{label}" if label else "head"
-                columns[column] = kind.description + what
+                columns[column] = f"{kind.description}: {head.meaning(label)}"
         elif name == "pll" and not gives_base_probabilities(model):
             columns[name] = _TOKEN_PLL
         else:
@@ -182,22 +181,6 @@ def model_task(model: Any) -> Task:
     if is_causal(model):
         return "causal-lm"
     return "masked-lm" if type(model).__name__.endswith("ForMaskedLM") else "embedding"
-
-
-def head_labels(model: Any) -> list[str]:
-    """Names of a head's labels as letters, digits and ``_``; empty for a single one.
-
-    Labels that would come out alike, whatever the case, have their numbers behind.
-    """
-    if model.config.num_labels == 1:
-        return [""]
-    labels = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
-    plain = [re.sub(r"[^A-Za-z0-9_]", "_", label) for label in labels]
-    shared = Counter(name.upper() for name in plain)
-    return [
-        f"{name}_{number}" if shared[name.upper()] > 1 else name
-        for number, name in enumerate(plain)
-    ]
 
 
 def score_alleles(

@@ -1,0 +1,104 @@
+"""What heads say: log-odds that follow from probabilities, numbers in their unit."""
+
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.special import expit, logit, softmax
+from tests.labelled_sets import rows_with_motif, write_csv
+
+from crossdna.analysis.heads import read_head
+from crossdna.analysis.inference import load_model
+from crossdna.cli import main
+from crossdna.data.labelled import Task
+from crossdna.data.task_card import TaskCard
+
+KIND = "CrossDNAForSequenceClassification"
+
+
+def head_of(path):
+    return read_head(load_model(path, "classification", "cpu"))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_log_odds_of_classes(tiny_checkpoint, rng, classes):
+    head = head_of(tiny_checkpoint(KIND, num_labels=classes))
+    logits = rng.normal(size=(7, 4, classes)) * 5
+    found = head.outputs(logits)
+    expected = logit(softmax(logits, -1))
+    assert head.labels == tuple(f"LABEL_{i}" for i in range(classes))[classes == 2 :]
+    np.testing.assert_allclose(found, expected[..., classes == 2 :], rtol=1e-9)
+    # All logits may rise together without anything being more probable.
+    np.testing.assert_allclose(head.outputs(logits + 3), found, rtol=1e-9)
+    assert "log-odds of LABEL_1" in head.meaning("LABEL_1")
+
+
+def test_labels_that_exclude_nothing_stand_for_themselves(tiny_checkpoint, rng):
+    many = {"problem_type": "multi_label_classification", "num_labels": 3}
+    head, logits = head_of(tiny_checkpoint(KIND, **many)), rng.normal(size=(5, 3))
+    np.testing.assert_allclose(expit(head.outputs(logits)), expit(logits))
+    assert len(head.labels) == 3
+    alone = {"problem_type": "multi_label_classification", "num_labels": 1}
+    assert head_of(tiny_checkpoint(KIND, **alone)).labels == ("",)
+
+
+def test_numbers_have_the_unit_of_their_labels(tiny_checkpoint, tmp_path):
+    path = tiny_checkpoint(KIND, problem_type="regression", num_labels=2)
+    bare = head_of(path)
+    np.testing.assert_array_equal(bare.outputs([[1.0, 2.0]]), [[1.0, 2.0]])
+    assert bare.meaning("LABEL_0") == "prediction of LABEL_0 in the model's unit"
+    shutil.copytree(path, tmp_path / "tuned")
+    task = Task(kind="regression", columns=("x", "y"), classes=())
+    card = TaskCard(
+        task=task, strands="both", max_length=40, means=(5.0, 0.0), scales=(2.0, 0.1)
+    )
+    card.write(tmp_path / "tuned")
+    tuned = head_of(tmp_path / "tuned")
+    np.testing.assert_allclose(tuned.outputs([[1.0, 2.0]]), [[7.0, 0.2]])
+    assert tuned.meaning("LABEL_0").endswith("in the unit of the training labels")
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_scores_are_changes_of_predictions(tmp_path, rng, cache_folder, kind):
+    """What score says of a variant is what predict says of its two windows."""
+    rows = [
+        (letters, label + rng.normal() if kind == "regression" else label)
+        for letters, label in rows_with_motif(rng, 60)
+    ]
+    files = [
+        word
+        for name, part in (("train", rows), ("valid", rows[:20]), ("test", rows[:20]))
+        for word in (
+            f"--{name}",
+            str(write_csv(tmp_path / f"{name}.csv", ["sequence", "label"], part)),
+        )
+    ]
+    length, model = len(rows[0][0]), str(tmp_path / "out")
+    assert main(["finetune", "--model", "new:tiny", *files, "--output", model,
+                 "--epochs", "1", "--head", "max_mean", "--device", "cpu",
+                 "--task", kind, "--baselines", "none"]) == 0  # fmt: skip
+    # A contig of one window's length, whose every base is read.
+    (tmp_path / "g.fa").write_text(f">c\n{rows[0][0]}\n")
+    windows, variants = [rows[0][0]], "chrom\tpos\tref\talt\n"
+    for place in (0, 7, length - 1):
+        ref = rows[0][0][place]
+        alt = "ACGT"["ACGT".index(ref) - 1]
+        variants += f"c\t{place + 1}\t{ref}\t{alt}\n"
+        windows.append(rows[0][0][:place] + alt + rows[0][0][place + 1 :])
+    (tmp_path / "v.tsv").write_text(variants)
+    write_csv(tmp_path / "w.csv", ["sequence"], [(window,) for window in windows])
+    assert main(["score", "--model", model, "--genome", str(tmp_path / "g.fa"),
+                 "--variants", str(tmp_path / "v.tsv"), "--device", "cpu",
+                 "--output", str(tmp_path / "s.parquet")]) == 0  # fmt: skip
+    assert main(["predict", str(tmp_path / "w.csv"), "--model", model, "--device",
+                 "cpu", "--output", str(tmp_path / "p.parquet")]) == 0  # fmt: skip
+    predicted = pl.read_parquet(tmp_path / "p.parquet")
+    if kind == "binary":
+        said = logit(predicted["probability"].to_numpy())
+    else:
+        said = predicted["prediction"].to_numpy()
+    scores = pl.read_parquet(tmp_path / "s.parquet")
+    (name,) = [column for column in scores.columns if column.startswith("head")]
+    np.testing.assert_allclose(scores[name], said[1:] - said[0], atol=1e-4)
+    assert np.abs(scores[name]).max() > 1e-3
