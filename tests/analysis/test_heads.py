@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from scipy.special import expit, logit, softmax
+import torch
+from scipy.special import logit, softmax
 from tests.labelled_sets import rows_with_motif, write_csv
 
 from crossdna.analysis.heads import read_head
@@ -25,19 +26,21 @@ def head_of(path):
 def test_log_odds_of_classes(tiny_checkpoint, rng, classes):
     head = head_of(tiny_checkpoint(KIND, num_labels=classes))
     logits = rng.normal(size=(7, 4, classes)) * 5
-    found = head.outputs(logits)
+    found = head.outputs(torch.from_numpy(logits)).numpy()
     expected = logit(softmax(logits, -1))
     assert head.labels == tuple(f"LABEL_{i}" for i in range(classes))[classes == 2 :]
     np.testing.assert_allclose(found, expected[..., classes == 2 :], rtol=1e-9)
     # All logits may rise together without anything being more probable.
-    np.testing.assert_allclose(head.outputs(logits + 3), found, rtol=1e-9)
+    raised = head.outputs(torch.from_numpy(logits + 3)).numpy()
+    np.testing.assert_allclose(raised, found, rtol=1e-9)
     assert "log-odds of LABEL_1" in head.meaning("LABEL_1")
 
 
 def test_labels_that_exclude_nothing_stand_for_themselves(tiny_checkpoint, rng):
     many = {"problem_type": "multi_label_classification", "num_labels": 3}
-    head, logits = head_of(tiny_checkpoint(KIND, **many)), rng.normal(size=(5, 3))
-    np.testing.assert_allclose(expit(head.outputs(logits)), expit(logits))
+    head = head_of(tiny_checkpoint(KIND, **many))
+    logits = torch.from_numpy(rng.normal(size=(5, 3)))
+    torch.testing.assert_close(torch.logit(logits.sigmoid()), head.outputs(logits))
     assert len(head.labels) == 3
     alone = {"problem_type": "multi_label_classification", "num_labels": 1}
     assert head_of(tiny_checkpoint(KIND, **alone)).labels == ("",)
@@ -46,7 +49,8 @@ def test_labels_that_exclude_nothing_stand_for_themselves(tiny_checkpoint, rng):
 def test_numbers_have_the_unit_of_their_labels(tiny_checkpoint, tmp_path):
     path = tiny_checkpoint(KIND, problem_type="regression", num_labels=2)
     bare = head_of(path)
-    np.testing.assert_array_equal(bare.outputs([[1.0, 2.0]]), [[1.0, 2.0]])
+    logits = torch.tensor([[1.0, 2.0]])
+    assert torch.equal(bare.outputs(logits), logits)
     assert bare.meaning("LABEL_0") == "prediction of LABEL_0 in the model's unit"
     shutil.copytree(path, tmp_path / "tuned")
     task = Task(kind="regression", columns=("x", "y"), classes=())
@@ -55,7 +59,8 @@ def test_numbers_have_the_unit_of_their_labels(tiny_checkpoint, tmp_path):
     )
     card.write(tmp_path / "tuned")
     tuned = head_of(tmp_path / "tuned")
-    np.testing.assert_allclose(tuned.outputs([[1.0, 2.0]]), [[7.0, 0.2]])
+    expected = torch.tensor([[7.0, 0.2]])
+    torch.testing.assert_close(tuned.outputs(logits), expected)
     assert tuned.meaning("LABEL_0").endswith("in the unit of the training labels")
 
 

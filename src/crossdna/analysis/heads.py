@@ -11,14 +11,14 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
+import torch
 
 from crossdna.analysis.inference import card_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 class Head(NamedTuple):
@@ -31,19 +31,19 @@ class Head(NamedTuple):
     labels : tuple of str
         Names of the outputs as letters, digits and ``_``: of two classes the second,
         which the other follows from; of a single label or number ``""``.
-    means, scales : (numbers,)
-        From the network's numbers to the unit of the training labels.
+    means, scales : tuple of float
+        From the network's numbers to those of the training labels.
     in_unit : bool
-        Whether these are known.
+        Whether these are known; numbers stay as they are otherwise.
     """
 
     kind: Literal["classes", "labels", "numbers"]
     labels: tuple[str, ...]
-    means: NDArray[np.float64]
-    scales: NDArray[np.float64]
+    means: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
     in_unit: bool = False
 
-    def outputs(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+    def outputs(self, logits: Tensor) -> Tensor:
         """Log-odds (natural logarithm of p / (1 - p)), or numbers in their unit.
 
         Parameters
@@ -54,22 +54,18 @@ class Head(NamedTuple):
         -------
         (..., labels)
         """
-        logits = np.asarray(logits, np.float64)
-        if self.kind == "numbers":
-            return logits * self.scales + self.means
         if self.kind == "labels":
             return logits
+        if self.kind == "numbers":
+            if not self.in_unit:
+                return logits
+            scales, means = map(logits.new_tensor, (self.scales, self.means))
+            return logits * scales + means
         if logits.shape[-1] == 2:
             return logits[..., 1:] - logits[..., :1]
-        others = np.stack(
-            [
-                np.logaddexp.reduce(np.delete(logits, number, -1), axis=-1)
-                for number in range(logits.shape[-1])
-            ],
-            axis=-1,
-        )
-        difference: NDArray[np.float64] = logits - others
-        return difference
+        own = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        others = logits[..., None, :].masked_fill(own, -torch.inf)
+        return logits - others.logsumexp(-1)
 
     def what(self, label: str) -> str:
         """What the output of a label is, in two or three words."""
@@ -92,18 +88,15 @@ def read_head(model: Any) -> Head:
     """
     config, count = model.config, model.config.num_labels
     problem = getattr(config, "problem_type", None)
-    means, scales = np.zeros(count), np.ones(count)
-    names = [str(config.id2label[number]) for number in range(count)]
+    labels = _plain([str(config.id2label[number]) for number in range(count)])
     if problem == "regression" or (problem is None and count == 1):
         card = card_of(model)
-        in_unit = card is not None and len(card.scales) == count
-        if card is not None and in_unit:
-            means, scales = np.array(card.means), np.array(card.scales)
-        return Head("numbers", _plain(names), means, scales, in_unit)
+        if card is None or len(card.scales) != count:
+            return Head("numbers", labels)
+        return Head("numbers", labels, card.means, card.scales, in_unit=True)
     if problem == "multi_label_classification" or count == 1:
-        return Head("labels", _plain(names), means, scales)
-    chosen = _plain(names)
-    return Head("classes", chosen[1:] if count == 2 else chosen, means, scales)
+        return Head("labels", labels)
+    return Head("classes", labels[1:] if count == 2 else labels)
 
 
 def _plain(labels: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossdna import alphabet
+from crossdna.analysis.heads import read_head
 from crossdna.analysis.inference import sequence_logits
 from crossdna.analysis.variants.readings import window_likelihoods
 from crossdna.analysis.variants.score import ScoreSettings
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 class OneHotModel(nn.Module):
     """A model that takes one-hot sequences (batch, 4, length) in the order A C G T.
 
-    A column of zeros is N. Models with a sequence head give their logits
-    (batch, labels); masked models the pseudo-log-likelihood (batch, 1), causal ones the
-    log-likelihood, see `crossdna.analysis.variants.readings.window_likelihoods`.
+    A column of zeros is N. Models with a sequence head give what they say of their
+    labels (batch, labels), see `crossdna.analysis.heads.Head`: of two classes the
+    log-odds of the second; masked models the pseudo-log-likelihood (batch, 1), causal
+    ones the log-likelihood, see
+    `crossdna.analysis.variants.readings.window_likelihoods`.
 
     Where the input asks for gradients, a CrossDNA with a sequence head is read so that
     they reach it, the input then counting as numbers and not as letters.
@@ -50,6 +53,7 @@ class OneHotModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model.eval()
+        self.head = read_head(model)
         self.strand_average = strand_average
         self.mask_spacing = mask_spacing
 
@@ -72,9 +76,10 @@ class OneHotModel(nn.Module):
             return self._differentiable(x)
         ids = one_hot_to_ids(x)
         if has_head(self.model):
-            return sequence_logits(
+            logits = sequence_logits(
                 self.model, ids, strand_average=self.strand_average
-            ).clone()
+            )
+            return self.head.outputs(logits.clone())
         settings = ScoreSettings(
             scores=("pll",),
             mask_spacing=self.mask_spacing,
@@ -101,7 +106,7 @@ class OneHotModel(nn.Module):
         logits = self._soft_logits(network, x)
         if self.strand_average:
             logits = (logits + self._soft_logits(network, x.flip(1, 2))) / 2
-        return logits
+        return self.head.outputs(logits)
 
     def _soft_logits(self, network: CrossDNAModel, x: Tensor) -> Tensor:
         return self.model.head(_read_soft(network, x), bases=x)

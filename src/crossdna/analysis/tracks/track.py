@@ -357,8 +357,8 @@ def read_values(
         if kind == "probability":
             tracks = base_tracks(mean, fetch(start, end))
         else:
-            said = read_head(model).outputs(mean).astype(np.float32)
-            tracks = dict(zip(names, said.T, strict=True))
+            said = read_head(model).outputs(torch.from_numpy(mean))
+            tracks = dict(zip(names, said.T.numpy(), strict=True))
         position = region.start + start * span
         stop = min(position + len(mean) * span, region.end)
         yield Values(position, stop, span, tracks)

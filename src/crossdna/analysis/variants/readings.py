@@ -245,7 +245,7 @@ def head_differences(
 
     def said(ids: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
         logits = _in_batches(read, ids, model, settings.batch_size, width)
-        return head.outputs(logits)
+        return head.outputs(torch.from_numpy(logits)).numpy()
 
     results = np.empty((len(pairs), len(head.labels)))
     single = [row for row, pair in enumerate(pairs) if _is_single(pair)]
@@ -264,8 +264,8 @@ def head_differences(
             ],
             strand_average=settings.strand_average,
         )
-        after = head.outputs(logits.double().cpu().numpy())
-        results[rows] = after - said(group.windows)[group.owners]
+        after = head.outputs(logits.double().cpu())
+        results[rows] = after.numpy() - said(group.windows)[group.owners]
         done.update(rows)
     alone = [row for row in range(len(pairs)) if row not in done]
     results[alone] = _differences(outputs, [pairs[row] for row in alone])
