@@ -45,6 +45,7 @@ from crossdna import alphabet
 from crossdna.analysis.variants.score import ScoreSettings, score_alleles
 from crossdna.data.genome import Genome
 from crossdna.data.variants import read_allele
+from crossdna.memory import keep_freed_memory
 from crossdna.models.crossdna import bridge, streams
 from crossdna.models.execution import Execution, compile_layers
 from crossdna.ops import fusion
@@ -53,7 +54,6 @@ from crossdna.ops.gates import blend_norm, rms_norm, swiglu
 from crossdna.ops.linear import widened
 from crossdna.ops.short_conv import dilated_conv, short_conv
 from crossdna.ops.window_attention import window_attention
-from crossdna.training.memory import keep_freed_memory
 from crossdna.training.pretraining_objectives import (
     CrossDNAObjective,
     ObjectiveSettings,
@@ -275,9 +275,9 @@ def prepared(row, device):
     if row.mode == "one sequence":
         batch = 1
     ids = torch.randint(0, alphabet.NUM_BASES, (batch, row.length), device=device)
-    if training:
-        # As the trainers do, for every model.
-        keep_freed_memory(device)
+    if device.type == "cpu":
+        # As verbs and trainers do, for every model.
+        keep_freed_memory()
 
     def autocast():
         return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -21,6 +21,7 @@ import numpy as np
 
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, create_directory
+from crossdna.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -229,6 +230,7 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

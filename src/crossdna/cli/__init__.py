@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from crossdna.errors import CrossDNAError
 from crossdna.files import split_named
+from crossdna.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((word for word in argv if word in VERBS), None)
     arguments = _parser(verb).parse_args(argv)
     _quiet_libraries()
+    keep_freed_memory()
     try:
         _find_shipped(arguments)
         _need_inputs(arguments)

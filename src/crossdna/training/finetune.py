@@ -22,6 +22,7 @@ from crossdna.data.task_card import TaskCard
 from crossdna.data.temperature import fit_temperature
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_directory, atomic_open
+from crossdna.memory import keep_freed_memory
 from crossdna.models.record import write_record
 from crossdna.training.checkpoints import complete_checkpoints
 from crossdna.training.devices import keep_to_one_device, trains_on_cpu
@@ -41,7 +42,6 @@ from crossdna.training.finetune_trainer import (
     has_stopped,
 )
 from crossdna.training.frozen import Kept, asked_once
-from crossdna.training.memory import keep_freed_memory
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.progress import RichProgress
 
@@ -359,7 +359,8 @@ def run_once(
     work = folder.with_name(f"{folder.name}.checkpoints")
     arguments = _arguments(recipe, work, seed, epochs)
     model.to(arguments.device)
-    keep_freed_memory(arguments.device)
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     # With noise no sequence is seen twice.
     repeats = recipe.frozen and not recipe.hidden_share
     kept = Kept() if recipe.is_new else kept

@@ -23,6 +23,7 @@ from crossdna.command_line import command_line
 from crossdna.config import from_table, require_same, to_table, write_toml
 from crossdna.errors import CrossDNAError
 from crossdna.files import atomic_open, atomic_path, claim_output_directory
+from crossdna.memory import keep_freed_memory
 from crossdna.models.building import new_language_model, require_reads
 from crossdna.models.execution import compile_layers
 from crossdna.models.record import write_record
@@ -33,7 +34,6 @@ from crossdna.training.checkpoints import (
     saving,
 )
 from crossdna.training.devices import keep_to_one_device, trains_on_cpu
-from crossdna.training.memory import keep_freed_memory
 from crossdna.training.precision import uses_bfloat16
 from crossdna.training.pretraining_data import (
     OpenGenome,
@@ -124,7 +124,8 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
         objective=_objective(recipe.objective, model),
         settings=recipe.train,
     )
-    keep_freed_memory(arguments.device)
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     if recipe.train.compile and not arguments.use_cpu:
         compile_layers(model, getattr(trainer.goal, "teacher", None))
     if checkpoint is not None:

@@ -1,4 +1,4 @@
-"""Memory that a training step on a CPU frees is kept for the next one."""
+"""Memory that a step of work on a CPU frees is kept for the next one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import ctypes
 import functools
 import os
 import platform
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import torch
+from typing import Final
 
 # Of malloc.h: from what size on the heap's free end goes back to the system, and from
 # what size on a block is a mapping of its own, which goes back when it is freed.
@@ -27,27 +24,21 @@ _CHOSEN_BY: Final = (
 
 
 @functools.cache
-def keep_freed_memory(device: torch.device) -> bool:
+def keep_freed_memory() -> bool:
     """Tell the C library to keep what is freed; for this process, from now on.
 
-    A step allocates the same tensors as the one before it. glibc returns large ones to
-    the system in between, and the next step waits while the system clears every page
-    again: up to a quarter of the time of a step whose tensors pass 32 MiB. What the
-    environment says about malloc (``MALLOC_*_``, ``GLIBC_TUNABLES``) is left alone.
-
-    Parameters
-    ----------
-    device
-        Where training computes; memory of other devices than CPUs is not the C
-        library's.
+    A step of training, or a batch that is read, allocates the same tensors as the one
+    before it. glibc returns large ones to the system in between, and the next step
+    waits while the system clears every page again: up to a quarter of the time of a
+    step whose tensors pass 32 MiB. What the environment says about malloc
+    (``MALLOC_*_``, ``GLIBC_TUNABLES``) is left alone. For trainers, verbs and their
+    workers; nothing that another program calls for a moment should decide this for it.
 
     Returns
     -------
     bool
         Whether anything was changed; not on systems without glibc.
     """
-    if device.type != "cpu":
-        return False
     if any(name in os.environ for name in _CHOSEN_BY):
         return False
     if platform.libc_ver()[0] != "glibc":
