@@ -279,11 +279,12 @@ def embeddings(
     """
 
     def hidden(ids: Tensor, mask: Tensor | None) -> Tensor:
+        # Not every head hands on what the network below it gives.
+        base = model.base_model
         if layer == -1:
             # Not asked to keep every layer, a model has less to hold and to do.
-            base = model.base_model
             return base(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        states = model(
+        states = base(
             input_ids=ids, attention_mask=mask, output_hidden_states=True
         ).hidden_states
         if layer == "all":
