@@ -64,8 +64,13 @@ def test_numbers_have_the_unit_of_their_labels(tiny_checkpoint, tmp_path):
     assert tuned.meaning("LABEL_0").endswith("in the unit of the training labels")
 
 
-@pytest.mark.parametrize("kind", ["binary", "regression"])
-def test_scores_are_changes_of_predictions(tmp_path, rng, cache_folder, kind):
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [("binary", "max_mean"), ("binary", "position"), ("regression", "position")],
+)
+def test_scores_are_changes_of_predictions(
+    tmp_path, rng, cache_folder, capsys, kind, pooling
+):
     """What score says of a variant is what predict says of its two windows."""
     rows = [
         (letters, label + rng.normal() if kind == "regression" else label)
@@ -81,7 +86,7 @@ def test_scores_are_changes_of_predictions(tmp_path, rng, cache_folder, kind):
     ]
     length, model = len(rows[0][0]), str(tmp_path / "out")
     assert main(["finetune", "--model", "new:tiny", *files, "--output", model,
-                 "--epochs", "1", "--head", "max_mean", "--device", "cpu",
+                 "--epochs", "1", "--head", pooling, "--device", "cpu",
                  "--task", kind, "--baselines", "none"]) == 0  # fmt: skip
     # A contig of one window's length, whose every base is read.
     (tmp_path / "g.fa").write_text(f">c\n{rows[0][0]}\n")
@@ -98,6 +103,13 @@ def test_scores_are_changes_of_predictions(tmp_path, rng, cache_folder, kind):
                  "--output", str(tmp_path / "s.parquet")]) == 0  # fmt: skip
     assert main(["predict", str(tmp_path / "w.csv"), "--model", model, "--device",
                  "cpu", "--output", str(tmp_path / "p.parquet")]) == 0  # fmt: skip
+    # A head with weights for positions was trained on one strand.
+    forward = pooling == "position"
+    assert ("trained on the strand" in capsys.readouterr().err) == forward
+    words = ["track", "--model", model, "--genome", str(tmp_path / "g.fa"), "--device",
+             "cpu", "--output", str(tmp_path / "t"), "--strand-average"]  # fmt: skip
+    assert main(words) == (2 if forward else 0)
+    assert ("leave --strand-average out" in capsys.readouterr().err) == forward
     predicted = pl.read_parquet(tmp_path / "p.parquet")
     if kind == "binary":
         said = logit(predicted["probability"].to_numpy())

@@ -48,6 +48,7 @@ __all__ = [
     "load_model",
     "load_whole",
     "pick_device",
+    "reads_both_strands",
     "reverse_complement",
     "sequence_logits",
     "token_logits",
@@ -155,6 +156,17 @@ def made_for(model: Any) -> int | None:
     length: int | None = getattr(model.config, "head_length", None)
     card = card_of(model)
     return card.max_length if length is None and card is not None else length
+
+
+def reads_both_strands(model: Any) -> bool:
+    """Whether predictions are averaged over the strands where nothing else is asked.
+
+    Not of a head that was trained on the strand that it was given, whose sequences have
+    a direction (promoters anchored at their start, splice sites): of the other strand
+    it would be asked what it never saw.
+    """
+    card = card_of(model)
+    return card is None or card.strands == "both"
 
 
 def card_of(model: Any) -> TaskCard | None:

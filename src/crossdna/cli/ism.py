@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    FORWARD_HEAD,
     add_device_option,
     add_execution_options,
     add_trust_option,
@@ -77,7 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all changes; write ism.parquet, and for each region a PNG and a page."""
-    from crossdna.analysis.inference import checkpoint_task
+    import sys
+
+    from crossdna.analysis.inference import checkpoint_task, reads_both_strands
     from crossdna.analysis.mutagenesis.ism import mutagenesis, mutagenesis_scores
     from crossdna.analysis.provenance import provenance
     from crossdna.analysis.variants.score import ScoreSettings
@@ -94,9 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
         scores=mutagenesis_scores(model, deletions=arguments.deletions),
         window=chosen_window(arguments, model),
         mask_spacing=arguments.mask_spacing,
-        strand_average=not arguments.forward_only,
+        strand_average=not arguments.forward_only and reads_both_strands(model),
         batch_size=arguments.batch_size,
     )
+    if not (settings.strand_average or arguments.forward_only):
+        print(FORWARD_HEAD, file=sys.stderr)
     output = claim_output_directory(arguments.output)
     results = []
     with progress("changing", sum(map(len, regions)), "positions") as advance:

@@ -19,6 +19,12 @@ CHECKPOINT: Final = (
     "models` lists them) or hub id"
 )
 """What --model takes, for its help."""
+FORWARD_HEAD: Final = (
+    "note: this head was trained on the strand that it was given, so the forward "
+    "strand of the genome alone is read; what lies on the other strand (genes of "
+    "strand -) it sees from behind"
+)
+"""Said where a model with such a head is asked along a genome."""
 USUAL_WINDOW: Final = 1024
 """Bases that a model sees along a region when --window is not given."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
+    FORWARD_HEAD,
     add_device_option,
     add_execution_options,
     add_trust_option,
@@ -18,6 +19,7 @@ from crossdna.cli.numbers import count
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from typing import Any
 
     from crossdna.analysis.variants.calibrate import (
         Calibration,
@@ -161,7 +163,11 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(output, arguments.prefix, arguments.variants)
     work = arguments.work or output.with_name(f"{output.name}.work")
     devices = worker_devices(arguments.device, arguments.workers)
-    window = {} if arguments.window is None else {"window": arguments.window}
+    chosen: dict[str, Any] = {}
+    if arguments.window is not None:
+        chosen["window"] = arguments.window
+    if arguments.forward_only:
+        chosen["strand_average"] = False
     nulls = _nulls(arguments)
     with _variants(arguments.variants) as file:
         genome = Genome.open(arguments.genome)
@@ -174,9 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
             scores=arguments.scores,
             chunk_size=arguments.chunk_size,
             options={
-                **window,
+                **chosen,
                 "mask_spacing": arguments.mask_spacing,
-                "strand_average": not arguments.forward_only,
                 "batch_size": arguments.batch_size,
             },
             trust_remote_code=arguments.trust_remote_code,
@@ -190,6 +195,8 @@ def run(arguments: argparse.Namespace) -> int:
             output,
             allow_missing_contigs=arguments.allow_missing_contigs,
         )
+        if not (scoring.job.settings.strand_average or arguments.forward_only):
+            print(FORWARD_HEAD, file=sys.stderr)
         for note in scoring.scan.notes(file.name):
             print(note, file=sys.stderr)
         replaced = replaced_fields(scoring, arguments.prefix)

@@ -148,6 +148,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
     from crossdna.analysis.chunks import ChunkStore
+    from crossdna.analysis.inference import reads_both_strands
     from crossdna.analysis.tracks.browser import require_browsable
     from crossdna.analysis.tracks.track import (
         compute,
@@ -171,6 +172,12 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.annotation:
         raise CrossDNAError("--annotation is shown by --browser; add it")
     model = load_chosen(arguments, _task(arguments))
+    if arguments.strand_average and not reads_both_strands(model):
+        raise CrossDNAError(
+            f"{arguments.model}: the head was trained on the strand that it was given, "
+            "so the other strand's answers would spoil the mean; leave "
+            "--strand-average out"
+        )
     settings = _settings(arguments, chosen_window(arguments, model))
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)

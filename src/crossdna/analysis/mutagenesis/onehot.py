@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crossdna import alphabet
 from crossdna.analysis.heads import read_head
-from crossdna.analysis.inference import sequence_logits
+from crossdna.analysis.inference import reads_both_strands, sequence_logits
 from crossdna.analysis.variants.readings import window_likelihoods
 from crossdna.analysis.variants.score import ScoreSettings
 from crossdna.data.variants import Window
@@ -43,17 +43,23 @@ class OneHotModel(nn.Module):
     model
         See `crossdna.analysis.inference.load_model`.
     strand_average
-        Read both strands.
+        Read both strands; None: unless the head was trained on one.
     mask_spacing
         For masked models, see `ScoreSettings`.
     """
 
     def __init__(
-        self, model: Any, *, strand_average: bool = True, mask_spacing: int = 8
+        self,
+        model: Any,
+        *,
+        strand_average: bool | None = None,
+        mask_spacing: int = 8,
     ) -> None:
         super().__init__()
         self.model = model.eval()
         self.head = read_head(model)
+        if strand_average is None:
+            strand_average = reads_both_strands(model)
         self.strand_average = strand_average
         self.mask_spacing = mask_spacing
 

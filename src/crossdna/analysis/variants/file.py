@@ -18,6 +18,7 @@ from crossdna.analysis.inference import (
     checkpoint_task,
     default_window,
     load_model,
+    reads_both_strands,
 )
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
@@ -188,7 +189,8 @@ def prepare(
     chunk_size
         Records that are saved together.
     options
-        Further fields of `ScoreSettings`; without a window what suits the model.
+        Further fields of `ScoreSettings`; window and strands are what suits the model
+        where they do not say.
     trust_remote_code
         Run code that comes with the checkpoint.
     execution
@@ -216,8 +218,11 @@ def prepare(
             )
         network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
         names = tuple(scores or default_scores(network))
-        window = default_window(network, WINDOW)
-        settings = ScoreSettings(scores=names, **{"window": window, **options})
+        usual = {
+            "window": default_window(network, WINDOW),
+            "strand_average": reads_both_strands(network),
+        }
+        settings = ScoreSettings(scores=names, **{**usual, **options})
         columns = score_names(network, settings.scores)
         digits = str(fingerprint(network, model))
     return ScoringRun(
