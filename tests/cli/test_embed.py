@@ -1,5 +1,6 @@
 """embed through the command line: formats, layers, strands, bounded pieces."""
 
+import shutil
 from importlib.util import find_spec
 
 import numpy as np
@@ -15,6 +16,8 @@ from crossdna.analysis.embedding import embed
 from crossdna.analysis.embedding.plot import project
 from crossdna.analysis.inference import load_model
 from crossdna.cli import main
+from crossdna.data.labelled import Task
+from crossdna.data.task_card import TaskCard
 from crossdna.models.crossdna import CrossDNAConfig, CrossDNAModel
 from crossdna.models.fingerprint import fingerprint
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
@@ -152,6 +155,23 @@ def test_a_checkpoint_has_the_fingerprint_that_every_verb_gives_it(
     assert main([*words, "--output", str(output)]) == 0
     found = pq.read_schema(output).metadata[b"fingerprint"].decode()
     assert found == str(fingerprint(load_model(model), model))
+
+
+@pytest.mark.parametrize(
+    ("strands", "said"), [("both", "average"), ("forward", "forward")]
+)
+def test_strands_are_those_of_the_training(
+    folder, tiny_checkpoint, tmp_path, strands, said
+):
+    path = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2)
+    shutil.copytree(path, tmp_path / "tuned")
+    task = Task(kind="binary", columns=("label",), classes=("0", "1"))
+    TaskCard(task=task, strands=strands, max_length=40).write(tmp_path / "tuned")
+    output = tmp_path / "e.parquet"
+    words = ["embed", folder / "x.csv", "--model", tmp_path / "tuned"]
+    words = [*map(str, words), "--device", "cpu", "--output", str(output)]
+    assert main(words) == 0
+    assert pq.read_schema(output).metadata[b"strand_policy"].decode() == said
 
 
 def test_projection_keeps_distances_of_a_plane(rng):

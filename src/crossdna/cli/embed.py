@@ -102,26 +102,27 @@ def run(arguments: argparse.Namespace) -> int:
 
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.embedding import embed
-    from crossdna.analysis.inference import load_whole
+    from crossdna.analysis.inference import load_whole, reads_both_strands
     from crossdna.analysis.provenance import provenance
 
     output = embed.check_output(arguments.output, table)
     devices = worker_devices(arguments.device, arguments.workers)
-    job = embed.EmbedJob(
-        model=arguments.model,
-        layer=arguments.layer,
-        pool="none" if arguments.per_base else arguments.pool,
-        strand_average=not arguments.forward_only,
-        bases_per_batch=arguments.batch_bases,
-        trust_remote_code=arguments.trust_remote_code,
-        execution=chosen_execution(arguments),
-    )
+    execution = chosen_execution(arguments)
     model = load_whole(
         arguments.model,
         devices[0],
         trust_remote_code=arguments.trust_remote_code,
         # One sequence is not worth compiling for; `job` loads the bare network.
-        execution=job.execution._replace(compiled=False),
+        execution=execution._replace(compiled=False),
+    )
+    job = embed.EmbedJob(
+        model=arguments.model,
+        layer=arguments.layer,
+        pool="none" if arguments.per_base else arguments.pool,
+        strand_average=not arguments.forward_only and reads_both_strands(model),
+        bases_per_batch=arguments.batch_bases,
+        trust_remote_code=arguments.trust_remote_code,
+        execution=execution,
     )
     # A layer that does not exist is found out before anything is written.
     embed.embed_sequences(model, table.ids[:1], job)
