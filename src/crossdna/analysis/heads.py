@@ -32,16 +32,14 @@ class Head(NamedTuple):
         Names of the outputs as letters, digits and ``_``: of two classes the second,
         which the other follows from; of a single label or number ``""``.
     means, scales : tuple of float
-        From the network's numbers to those of the training labels.
-    in_unit : bool
-        Whether these are known; numbers stay as they are otherwise.
+        From the network's numbers to those of the training labels; empty where nobody
+        knows, and numbers stay as they are.
     """
 
     kind: Literal["classes", "labels", "numbers"]
     labels: tuple[str, ...]
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
-    in_unit: bool = False
 
     def outputs(self, logits: Tensor) -> Tensor:
         """Log-odds (natural logarithm of p / (1 - p)), or numbers in their unit.
@@ -57,7 +55,7 @@ class Head(NamedTuple):
         if self.kind == "labels":
             return logits
         if self.kind == "numbers":
-            if not self.in_unit:
+            if not self.scales:
                 return logits
             scales, means = map(logits.new_tensor, (self.scales, self.means))
             return logits * scales + means
@@ -76,7 +74,7 @@ class Head(NamedTuple):
         """The same with its unit."""
         if self.kind != "numbers":
             return f"{self.what(label)} (natural logarithm of p / (1 - p))"
-        unit = "the unit of the training labels" if self.in_unit else "the model's unit"
+        unit = "the unit of the training labels" if self.scales else "the model's unit"
         return f"{self.what(label)} in {unit}"
 
 
@@ -93,7 +91,7 @@ def read_head(model: Any) -> Head:
         card = card_of(model)
         if card is None or len(card.scales) != count:
             return Head("numbers", labels)
-        return Head("numbers", labels, card.means, card.scales, in_unit=True)
+        return Head("numbers", labels, card.means, card.scales)
     if problem == "multi_label_classification" or count == 1:
         return Head("labels", labels)
     return Head("classes", labels[1:] if count == 2 else labels)

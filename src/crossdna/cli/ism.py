@@ -143,16 +143,16 @@ def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:
 def _stems(regions: list[Region]) -> list[str]:
     """A name without ending for each region's files, another one for each."""
     import re
+    from collections import Counter
 
     stems: list[str] = []
+    # What differs only in letters that files cannot have, or is given twice.
+    alike: Counter[str] = Counter()
     for region in regions:
         contig = re.sub(r"[^\w.:+-]", "_", region.contig)
         stem = f"{contig}_{region.start + 1}-{region.end}"
-        # What differs only in letters that files cannot have, or is given twice.
-        same = sum(
-            re.fullmatch(rf"{re.escape(stem)}(_\d+)?", s) is not None for s in stems
-        )
-        stems.append(f"{stem}_{same + 1}" if same else stem)
+        alike[stem] += 1
+        stems.append(f"{stem}_{alike[stem]}" if alike[stem] > 1 else stem)
     return stems
 
 

@@ -99,11 +99,10 @@ def untrained_tasks(folder: str | Path, wanted: Sequence[str] = ()) -> list[Suit
     wanted
         See `find_tasks`.
     """
-    reduced = [task for task in _walk(Path(folder), Path(folder)) if task.reduced]
-    if not wanted:
-        return reduced
-    fitting = [task for name in wanted for task in _fitting(reduced, name)]
-    return list(dict.fromkeys(fitting))
+    every = _walk(Path(folder), Path(folder))
+    if wanted:
+        every = [task for name in wanted for task in _fitting(every, name)]
+    return [task for task in dict.fromkeys(every) if task.reduced]
 
 
 def _fitting(tasks: Sequence[SuiteTask], name: str) -> list[SuiteTask]:

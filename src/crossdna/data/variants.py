@@ -121,9 +121,14 @@ class ContigTally:
     """Of the mismatches, how many would match this many bases further right."""
 
 
+def _on_contig(genome: Genome, contig: str, position: int, ref: str) -> bool:
+    """Whether all of `ref` lies on the contig."""
+    return 0 <= position <= genome.contigs[contig] - len(ref)
+
+
 def reference_matches(genome: Genome, contig: str, position: int, ref: str) -> bool:
     """Whether the genome has the bases `ref` at `position`; not outside the contig."""
-    if position < 0 or position + len(ref) > genome.contigs[contig]:
+    if not _on_contig(genome, contig, position, ref):
         return False
     found = genome.fetch(contig, position, position + len(ref))
     return bool(np.array_equal(found, alphabet.encode(ref)))
@@ -138,7 +143,7 @@ def tally_reference(
     """
     if set(ref.upper()) - set(alphabet.BASES):
         return
-    if not 0 <= position <= genome.contigs[contig] - len(ref):
+    if not _on_contig(genome, contig, position, ref):
         tally.outside += 1
         tally.first_outside = tally.first_outside or line
         return
@@ -205,7 +210,7 @@ def _refusal(
         return "spanning_deletion"
     if set(alt) & set("<>[]."):
         return "symbolic"
-    if not 0 <= position <= genome.contigs[contig] - len(ref):
+    if not _on_contig(genome, contig, position, ref):
         return "outside_contig"
     if set(ref.upper()) - set("ACGTN") or set(alt.upper()) - set(alphabet.BASES):
         return "not_acgt"

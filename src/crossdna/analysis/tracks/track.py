@@ -338,7 +338,7 @@ def read_values(
     Bins have `read_bins` and `component_values`.
     """
     kind = reading_of(model, settings).kind
-    names = list(track_descriptions(model, settings))
+    names, head = list(track_descriptions(model, settings)), read_head(model)
     span = settings.step if kind == "head" else 1
     files = [
         _row_file(model, region, settings, folder, strand)
@@ -357,7 +357,7 @@ def read_values(
         if kind == "probability":
             tracks = base_tracks(mean, fetch(start, end))
         else:
-            said = read_head(model).outputs(torch.from_numpy(mean))
+            said = head.outputs(torch.from_numpy(mean))
             tracks = dict(zip(names, said.T.numpy(), strict=True))
         position = region.start + start * span
         stop = min(position + len(mean) * span, region.end)
