@@ -151,7 +151,7 @@ def measure(model, part, options):
         for batch in batches(tile, 16):
             windows = part.genome.gather(batch.contig, batch.starts, 1024).ids
             hidden = hide_random(windows, batch.indices, share=SHARE, seed=0)
-            logs = masked_log_probabilities(model, hidden.masked, strand_average=False)
+            logs = masked_log_probabilities(model, hidden.masked, strand="+")
             logs = logs[hidden.rows, hidden.columns]
             spent = -logs[np.arange(len(logs)), hidden.truth] / np.log(2)
             for sums, values in (

@@ -126,7 +126,7 @@ class Judge:
         """Bits per base and those of the best counting model, for each genome."""
         causal, found = is_causal(model), {}
         for g in self.genomes:
-            predictors = {MODEL: model_predictor(model, strand_average=False)}
+            predictors = {MODEL: model_predictor(model, strand="+")}
             predictors |= baseline_predictors(self.baselines[g.name], causal=causal)
             # The last condition is the one with as much context as the baselines have.
             condition = measure(

@@ -81,7 +81,7 @@ def bits_by_length(model, window, index, lengths):
         start = middle - max(length, CENTRE) // 2
         part = hidden.masked[0, start : start + max(length, CENTRE)]
         logs = masked_log_probabilities(
-            model, part.reshape(-1, length), strand_average=False
+            model, part.reshape(-1, length), strand="+"
         ).reshape(-1, 4)
         sums.append(-logs[columns - start, window[columns]].sum() / np.log(2))
     return np.array(sums), len(columns)

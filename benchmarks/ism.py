@@ -72,10 +72,10 @@ def naive(options, model, ids, positions, bases):
         edited = ids.repeat(len(part), 1)
         edited[rows, part] = bases[start : start + options.batch]
         if isinstance(model, CrossDNAForMaskedLM):
-            logs = base_log_probabilities(model, edited, strand_average=True)
+            logs = base_log_probabilities(model, edited, strand="both")
             results.append(logs[rows, part])
         else:
-            results.append(sequence_logits(model, edited, strand_average=True))
+            results.append(sequence_logits(model, edited, strand="both"))
     return torch.cat(results)
 
 
@@ -85,7 +85,7 @@ def reused(options, model, ids, positions, bases):
     edits = [Edit(0, position, base) for position, base in places]
     masked = isinstance(model, CrossDNAForMaskedLM)
     read = edited_marginals if masked else edited_outputs
-    return read(model, ids[None], edits, strand_average=True)
+    return read(model, ids[None], edits, strand="both")
 
 
 def measure(options, answer):

@@ -87,8 +87,8 @@ def evaluate_section(model, part, options):
         for region in split.train
     )
     predictors = {
-        MODEL: model_predictor(model, strand_average=False),
-        "strand average": model_predictor(model, strand_average=True),
+        MODEL: model_predictor(model, strand="+"),
+        "strand average": model_predictor(model, strand="both"),
         **baseline_predictors(baselines),
     }
     settings = EvaluationSettings(
@@ -146,7 +146,7 @@ def main():
         options.recipe or Path(options.model) / "recipe.toml", PretrainRecipe
     )
     model = load_model(options.model, "masked-lm")
-    made_by = provenance(model, options.model, strand_average=False)
+    made_by = provenance(model, options.model, strand="+")
     path = RESULTS / f"pretrained-{options.name}.json"
     rows = finished(path, made_by.fingerprint, options)
     for part in open_genomes(recipe.genome):

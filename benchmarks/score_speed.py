@@ -45,7 +45,7 @@ def naive(model, genome, alleles, window):
         ids = torch.from_numpy(pair.reference.ids.astype(np.int64))[None]
         ids = ids.to(model.device)
         ids[0, pair.offset] = alphabet.MASK
-        logs = base_log_probabilities(model, ids, strand_average=True)[0, pair.offset]
+        logs = base_log_probabilities(model, ids, strand="both")[0, pair.offset]
         reference, alternate = alphabet.encode(allele.reference + allele.alternate)
         scores.append(float(logs[alternate] - logs[reference]))
     return np.array(scores)

@@ -117,7 +117,7 @@ def measured(model, part, windows=64):
         for batch in batches(tile, 16):
             ids = part.genome.gather(batch.contig, batch.starts, 1024).ids
             hidden = hide_random(ids, batch.indices, share=0.15, seed=0)
-            logs = masked_log_probabilities(model, hidden.masked, strand_average=False)
+            logs = masked_log_probabilities(model, hidden.masked, strand="+")
             logs = logs[hidden.rows, hidden.columns]
             bits.append(-logs[np.arange(len(logs)), hidden.truth] / np.log(2))
             right.append(logs.argmax(1) == hidden.truth)

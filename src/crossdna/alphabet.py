@@ -7,7 +7,7 @@ letters (and U, read as T) become N. Anything else is an error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -25,7 +25,22 @@ VOCAB_SIZE: Final = len(TOKENS)
 NUM_BASES: Final = 4
 COMPLEMENT: Final = (T, G, C, A, N, MASK, PAD)
 IUPAC: Final = "RYSWKMBDHV"
+Strand = Literal["+", "-", "both"]
+"""What is read: a sequence, its reverse complement, or both to be averaged."""
+STRANDS: Final[tuple[Strand, ...]] = ("+", "-", "both")
 _ILLEGAL: Final = 255
+
+
+def require_strand(strand: str) -> None:
+    """Refuse anything but a `Strand`.
+
+    Raises
+    ------
+    CrossDNAError
+        It is none.
+    """
+    if strand not in STRANDS:
+        raise CrossDNAError(f"strand is +, - or both, got {strand!r}")
 
 
 def _encoding_table() -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ def check(path):
     assert type(whole) is not type(bare)
     for layer in LAYERS:
         found, expected = (
-            embeddings(model, random_ids(), layer=layer, strand_average=True)
+            embeddings(model, random_ids(), layer=layer, strand="both")
             for model in (whole, bare)
         )
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)

@@ -50,7 +50,7 @@ def genome(tmp_path, rng, cache_folder):
 
 def logits(model, windows):
     ids = torch.from_numpy(np.stack(windows).astype(np.int64))
-    return sequence_logits(model, ids, strand_average=True)[:, 0].numpy()
+    return sequence_logits(model, ids, strand="both")[:, 0].numpy()
 
 
 def changes(genome, rng):
@@ -98,7 +98,7 @@ def test_ism(model, genome):
 
 
 def test_track(model, genome, tmp_path):
-    settings = TrackSettings(window=WINDOW, step=8, batch_size=3, strand_average=True)
+    settings = TrackSettings(window=WINDOW, step=8, batch_size=3, strand="both")
     region = Region("c", 3, 160)
     compute(model, genome, region, settings, tmp_path / "work")
     parts = read_values(model, genome, region, settings, tmp_path / "work")
@@ -113,7 +113,7 @@ def test_track(model, genome, tmp_path):
 def test_one_hot(model, rng):
     ids = torch.from_numpy(rng.integers(0, 5, (2, WINDOW)))
     x = F.one_hot(ids, 5)[..., :4].transpose(1, 2).float()
-    expected = sequence_logits(model, ids, strand_average=True)
+    expected = sequence_logits(model, ids, strand="both")
     wrapped = OneHotModel(model)
     torch.testing.assert_close(wrapped(x), expected)
     soft = wrapped(x.requires_grad_())

@@ -9,6 +9,7 @@ import torch
 from scipy.special import logit, softmax
 from tests.labelled_sets import rows_with_motif, write_csv
 
+from crossdna import alphabet
 from crossdna.analysis.heads import read_head
 from crossdna.analysis.inference import load_model
 from crossdna.cli import main
@@ -97,25 +98,36 @@ def test_scores_are_changes_of_predictions(
         variants += f"c\t{place + 1}\t{ref}\t{alt}\n"
         windows.append(rows[0][0][:place] + alt + rows[0][0][place + 1 :])
     (tmp_path / "v.tsv").write_text(variants)
-    write_csv(tmp_path / "w.csv", ["sequence"], [(window,) for window in windows])
-    assert main(["score", "--model", model, "--genome", str(tmp_path / "g.fa"),
-                 "--variants", str(tmp_path / "v.tsv"), "--device", "cpu",
-                 "--output", str(tmp_path / "s.parquet")]) == 0  # fmt: skip
+    # On the other strand they are other windows.
+    turned = [
+        alphabet.decode(alphabet.reverse_complement(alphabet.encode(window)))
+        for window in windows
+    ]
+    rows = [(window,) for window in windows + turned]
+    write_csv(tmp_path / "w.csv", ["sequence"], rows)
+    asked = ["score", "--model", model, "--genome", str(tmp_path / "g.fa"),
+             "--variants", str(tmp_path / "v.tsv"), "--device", "cpu"]  # fmt: skip
+    assert main([*asked, "--output", str(tmp_path / "s.parquet")]) == 0
     assert main(["predict", str(tmp_path / "w.csv"), "--model", model, "--device",
                  "cpu", "--output", str(tmp_path / "p.parquet")]) == 0  # fmt: skip
     # A head with weights for positions was trained on one strand.
     forward = pooling == "position"
     assert ("trained on the strand" in capsys.readouterr().err) == forward
     words = ["track", "--model", model, "--genome", str(tmp_path / "g.fa"), "--device",
-             "cpu", "--output", str(tmp_path / "t"), "--strand-average"]  # fmt: skip
+             "cpu", "--output", str(tmp_path / "t"), "--strand", "both"]  # fmt: skip
     assert main(words) == (2 if forward else 0)
-    assert ("leave --strand-average out" in capsys.readouterr().err) == forward
+    asked += ["--output", str(tmp_path / "r.parquet"), "--strand"]
+    assert main([*asked, "both"]) == (2 if forward else 0)
+    assert capsys.readouterr().err.count("choose strand + or -") == 2 * forward
+    assert main([*asked, "-" if forward else "both"]) == 0
+    assert "trained on the strand" not in capsys.readouterr().err
     predicted = pl.read_parquet(tmp_path / "p.parquet")
     if kind == "binary":
         said = logit(predicted["probability"].to_numpy())
     else:
         said = predicted["prediction"].to_numpy()
-    scores = pl.read_parquet(tmp_path / "s.parquet")
-    (name,) = [column for column in scores.columns if column.startswith("head")]
-    np.testing.assert_allclose(scores[name], said[1:] - said[0], atol=1e-4)
-    assert np.abs(scores[name]).max() > 1e-3
+    for name, part in (("s", said[: len(windows)]), ("r", said[len(windows) :])):
+        scores = pl.read_parquet(tmp_path / f"{name}.parquet")
+        (column,) = [column for column in scores.columns if column.startswith("head")]
+        np.testing.assert_allclose(scores[column], part[1:] - part[0], atol=1e-4)
+        assert np.abs(scores[column]).max() > 1e-3

@@ -49,21 +49,21 @@ def test_probabilities_are_those_of_the_bases(ids):
 @pytest.mark.parametrize("name", ["caduceus_ph", "hyenadna"])
 def test_padding_and_strands(name, ids):
     model = load_model(GOLDEN / name, "embedding", "cpu")
-    whole = embeddings(model, ids, strand_average=True)
+    whole = embeddings(model, ids, strand="both")
     padded = torch.nn.functional.pad(ids, (5, 0), value=alphabet.PAD)
-    got = embeddings(model, padded, padded != alphabet.PAD, strand_average=True)
+    got = embeddings(model, padded, padded != alphabet.PAD, strand="both")
     torch.testing.assert_close(got[:, 5:], whole, atol=1e-5, rtol=1e-4)
     other = alphabet.complement_ids(ids).flip(1)
-    back = embeddings(model, other, strand_average=True)
+    back = embeddings(model, other, strand="both")
     torch.testing.assert_close(back.flip(1), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_classifiers_average_strands(ids):
     torch.manual_seed(0)
     model = load_model(GOLDEN / "caduceus_ph", "classification", "cpu")
-    both = sequence_logits(model, ids, strand_average=True)
+    both = sequence_logits(model, ids, strand="both")
     other = alphabet.complement_ids(ids).flip(1)
-    back = sequence_logits(model, other, strand_average=True)
+    back = sequence_logits(model, other, strand="both")
     torch.testing.assert_close(back, both, atol=1e-5, rtol=1e-4)
 
 
@@ -76,10 +76,10 @@ def test_a_causal_model_is_no_masked_one():
 def test_predictions_per_base_keep_through_a_checkpoint(name, ids, tmp_path):
     torch.manual_seed(0)
     model = load_model(GOLDEN / name, "per-base", "cpu")
-    both = token_logits(model, ids, strand_average=True)
+    both = token_logits(model, ids, strand="both")
     assert both.shape == (2, 30, 2)
     other = alphabet.complement_ids(ids).flip(1)
-    back = token_logits(model, other, strand_average=True)
+    back = token_logits(model, other, strand="both")
     torch.testing.assert_close(back.flip(1), both, atol=1e-5, rtol=1e-4)
     if name == "caduceus_ps":
         torch.testing.assert_close(token_logits(model, ids), both, atol=1e-5, rtol=1e-4)

@@ -120,7 +120,7 @@ def test_strands_are_averaged_unless_told_otherwise(folder):
     job = embed.EmbedJob(model="")
     ahead, back = embed.embed_sequences(model, both, job)
     np.testing.assert_allclose(ahead, back, atol=1e-5)
-    single = embed.EmbedJob(model="", strand_average=False)
+    single = embed.EmbedJob(model="", strand="+")
     ahead, back = embed.embed_sequences(model, both, single)
     assert np.abs(ahead - back).max() > 1e-3
 
@@ -172,6 +172,9 @@ def test_strands_are_those_of_the_training(
     words = [*map(str, words), "--device", "cpu", "--output", str(output)]
     assert main(words) == 0
     assert pq.read_schema(output).metadata[b"strand_policy"].decode() == said
+    assert main([*words, "--strand", "-"]) == 0
+    assert pq.read_schema(output).metadata[b"strand_policy"].decode() == "reverse"
+    assert main([*words, "--strand", "both"]) == (0 if strands == "both" else 2)
 
 
 def test_projection_keeps_distances_of_a_plane(rng):

@@ -330,7 +330,7 @@ def test_killed_and_started_again(tiny_checkpoint, genome, variants, tmp_path):
     assert 3 <= len(kept) < 12
 
     # Another setting does not get mixed in; the same ones go on where it ended.
-    assert main([*words, "--forward-only"]) == 2
+    assert main([*words, "--strand", "+"]) == 2
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert main(words) == 0
     assert broken.read_bytes() == whole.read_bytes()

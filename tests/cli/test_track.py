@@ -165,7 +165,7 @@ def test_killed_and_started_again(tiny_checkpoint, genome, tmp_path):
     process.wait()
     assert (marks / "0-0.place.json").exists()
     assert not (broken / "tracks.json").exists()
-    assert main([*words, "--strand-average"]) == 2
+    assert main([*words, "--strand", "both"]) == 2
     assert main(words) == 0
     for name in ("probability.bedGraph", "entropy.bedGraph", "tracks.json"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()

@@ -35,34 +35,35 @@ def test_batches_hold_every_row_once(rng):
 
 
 @pytest.mark.parametrize("bases", [1, 60, 10_000])
-@pytest.mark.parametrize("averaged", [False, True])
-def test_order_and_batch_size_change_nothing(sequences, bases, averaged):
+@pytest.mark.parametrize("strand", alphabet.STRANDS)
+def test_order_and_batch_size_change_nothing(sequences, bases, strand):
     model = tiny(CrossDNAForSequenceClassification).train()
-    found = predict_logits(
-        model, sequences, strand_average=averaged, bases_per_batch=bases
-    )
+    found = predict_logits(model, sequences, strand=strand, bases_per_batch=bases)
     assert model.training
     for row, ids in enumerate(sequences):
-        alone = predict_logits(model, [ids], strand_average=averaged)
+        alone = predict_logits(model, [ids], strand=strand)
         np.testing.assert_allclose(found[row], alone[0], atol=1e-5)
 
 
 def test_averaged_strands_agree(sequences):
     model = tiny(CrossDNAForSequenceClassification)
     turned = [alphabet.reverse_complement(ids) for ids in sequences]
-    found = predict_logits(model, sequences, strand_average=True)
-    other = predict_logits(model, turned, strand_average=True)
+    found = predict_logits(model, sequences, strand="both")
+    other = predict_logits(model, turned, strand="both")
     np.testing.assert_allclose(found, other, atol=1e-5)
-    single = predict_logits(model, turned, strand_average=False)
+    single = predict_logits(model, turned, strand="+")
     assert np.abs(found - single).max() > 1e-4
+    np.testing.assert_allclose(
+        predict_logits(model, sequences, strand="-"), single, atol=1e-5
+    )
 
 
 def test_per_base_logits_have_the_length_of_their_sequence(sequences):
     model = tiny(CrossDNAForTokenClassification)
-    found = predict_logits(model, sequences, strand_average=True, per_base=True)
+    found = predict_logits(model, sequences, strand="both", per_base=True)
     assert [row.shape for row in found] == [(len(ids), 3) for ids in sequences]
     turned = [alphabet.reverse_complement(ids) for ids in sequences]
-    other = predict_logits(model, turned, strand_average=True, per_base=True)
+    other = predict_logits(model, turned, strand="both", per_base=True)
     for ahead, back in zip(found, other, strict=True):
         np.testing.assert_allclose(ahead, back[::-1], atol=1e-5)
 

@@ -269,15 +269,15 @@ def test_strand_average_is_exactly_symmetric(behaviour, rng):
     other = alphabet.complement_ids(ids).flip(1)
 
     model = tiny_model(**behaviour)
-    ahead = base_log_probabilities(model, ids, strand_average=True)
-    back = base_log_probabilities(model, other, strand_average=True)
+    ahead = base_log_probabilities(model, ids, strand="both")
+    back = base_log_probabilities(model, other, strand="both")
     torch.testing.assert_close(ahead, back.flip(1, 2), atol=1e-5, rtol=0)
     torch.testing.assert_close(ahead.exp().sum(-1), torch.ones(2, 45))
     plain = base_log_probabilities(model, ids)
     assert (plain - base_log_probabilities(model, other).flip(1, 2)).abs().max() > 1e-3
 
-    ahead = embeddings(model, ids, strand_average=True, layer=1)
-    back = embeddings(model, other, strand_average=True, layer=1)
+    ahead = embeddings(model, ids, strand="both", layer=1)
+    back = embeddings(model, other, strand="both", layer=1)
     torch.testing.assert_close(ahead, back.flip(1), atol=1e-5, rtol=0)
 
     for kind, ask, flip in (
@@ -285,8 +285,32 @@ def test_strand_average_is_exactly_symmetric(behaviour, rng):
         (CrossDNAForTokenClassification, token_logits, lambda x: x.flip(1)),
     ):
         model = tiny_model(kind, num_labels=3, **behaviour)
-        ahead, back = (ask(model, x, strand_average=True) for x in (ids, other))
+        ahead, back = (ask(model, x, strand="both") for x in (ids, other))
         torch.testing.assert_close(ahead, flip(back), atol=1e-5, rtol=0)
+
+
+def test_the_reverse_strand_is_what_the_reverse_complement_gives(behaviour, rng):
+    ids = random_ids(rng, 2, 45)
+    mask = torch.ones_like(ids)
+    mask[1, 25:] = 0
+    ids[1, 25:] = alphabet.PAD
+    other = (alphabet.complement_ids(ids).flip(1), mask.flip(1))
+    asked = (
+        (CrossDNAForMaskedLM, base_log_probabilities, lambda x: x.flip(1, 2)),
+        (CrossDNAForMaskedLM, embeddings, lambda x: x.flip(1)),
+        (CrossDNAForSequenceClassification, sequence_logits, lambda x: x),
+        (CrossDNAForTokenClassification, token_logits, lambda x: x.flip(1)),
+    )
+    for kind, ask, mirror in asked:
+        model = tiny_model(kind, **behaviour)
+        back = ask(model, ids, mask, strand="-")
+        torch.testing.assert_close(back, mirror(ask(model, *other)))
+        ahead = ask(model, ids, mask)
+        assert (ahead - back)[:, :25].abs().max() > 1e-3
+        both = ask(model, ids, mask, strand="both")
+        if ask is base_log_probabilities:
+            ahead, back, both = ahead.exp(), back.exp(), both.exp()
+        torch.testing.assert_close(both, (ahead + back) / 2)
 
 
 def test_strand_average_with_padding(rng):
@@ -294,8 +318,8 @@ def test_strand_average_with_padding(rng):
     ids = random_ids(rng, 2, 40)
     mask = torch.ones_like(ids)
     mask[1, 25:] = 0
-    batch = base_log_probabilities(model, ids, mask, strand_average=True)
-    alone = base_log_probabilities(model, ids[1:, :25], strand_average=True)
+    batch = base_log_probabilities(model, ids, mask, strand="both")
+    alone = base_log_probabilities(model, ids[1:, :25], strand="both")
     torch.testing.assert_close(batch[1, :25], alone[0], atol=1e-5, rtol=1e-4)
 
 
@@ -485,3 +509,10 @@ def test_blocks_read_in_one_go_give_the_same(rng, monkeypatch, length, padded):
         torch.testing.assert_close(layer[real], same[real])
     if not padded:
         torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+
+
+def test_a_strand_that_is_none_is_refused(rng):
+    ids = random_ids(rng, 1, 20)
+    for ask in (base_log_probabilities, embeddings):
+        with pytest.raises(CrossDNAError, match=r"\+, - or both, got 'reverse'"):
+            ask(tiny_model(), ids, strand="reverse")

@@ -38,10 +38,10 @@ def test_bfloat16_answers_are_near(ids):
 
 def test_results_say_their_precision():
     model = tiny_model()
-    assert provenance(model, "x", strand_average=False).precision == "float32"
+    assert provenance(model, "x", strand="+").precision == "float32"
     Execution("bf16").prepare(model)
     assert precision_of(model) == precision_of(model.base_model) == "bf16"
-    assert provenance(model, "x", strand_average=False).precision == "bf16"
+    assert provenance(model, "x", strand="+").precision == "bf16"
     Execution().prepare(model)
     assert precision_of(model) == precision_of(model.base_model) == "float32"
 

@@ -205,8 +205,8 @@ def test_heads_that_were_fine_tuned_elsewhere(name, tmp_path):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     batch = torch.full((2, 30), alphabet.PAD)
     batch[0], batch[1, 9:] = ids[0], ids[1, 9:]
-    both = sequence_logits(model, batch, batch != alphabet.PAD, strand_average=True)
-    alone = sequence_logits(model, ids[1:, 9:], strand_average=True)
+    both = sequence_logits(model, batch, batch != alphabet.PAD, strand="both")
+    alone = sequence_logits(model, ids[1:, 9:], strand="both")
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-4)
     # A new head may be put on it, and then nothing of the old one is read.
     bare = Opened(path).model("classification", new_head=True)

@@ -116,14 +116,14 @@ def test_a_base_has_the_mean_of_its_tokens(name, case):
 def test_padding_on_either_side_changes_nothing(name, case):
     model = case(name).bare
     rows = [random_ids(41)[0], random_ids(23, seed=1)[0]]
-    alone = [embeddings(model, row[None], strand_average=True)[0] for row in rows]
+    alone = [embeddings(model, row[None], strand="both")[0] for row in rows]
     for side in "left", "right":
         batch = torch.full((2, 41), alphabet.PAD)
         batch[0] = rows[0]
         own = slice(0, 23) if side == "right" else slice(18, 41)
         batch[1, own] = rows[1]
         mask = batch != alphabet.PAD
-        got = embeddings(model, batch, mask, strand_average=True)
+        got = embeddings(model, batch, mask, strand="both")
         torch.testing.assert_close(got[0], alone[0], atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(got[1, own], alone[1], atol=2e-5, rtol=1e-4)
         assert not got[1][~mask[1]].any()
@@ -198,8 +198,9 @@ def test_a_hidden_base_by_the_kmers_that_differ_in_it(name, case):
         ids[0, place] = alphabet.MASK
         ahead = hidden_base(case(name), text, place)
         back = hidden_base(case(name), mirrored(text), 37 - place)[::-1]
-        for both, expected in ((False, ahead), (True, (ahead + back) / 2)):
-            logs = base_log_probabilities(case(name).language, ids, strand_average=both)
+        for strand in alphabet.STRANDS:
+            expected = of_strand(strand, ahead, back)
+            logs = base_log_probabilities(case(name).language, ids, strand=strand)
             np.testing.assert_allclose(logs[0, place].exp(), expected, atol=2e-6)
 
 
@@ -258,25 +259,27 @@ def alleles_of(genome):
     return found
 
 
-def expected_score(case, column, pair, both):
+def of_strand(strand, ahead, back):
+    return {"+": ahead, "-": back, "both": (ahead + back) / 2}[strand]
+
+
+def expected_score(case, column, pair, strand):
     """One score of a variant, from its two windows."""
     texts = [alphabet.decode(w.ids) for w in (pair.reference, pair.alternate)]
     if column in ("llr", "entropy"):
-        p = hidden_base(case, texts[0], pair.offset)
-        if both:
-            place = len(texts[0]) - 1 - pair.offset
-            p = (p + hidden_base(case, mirrored(texts[0]), place)[::-1]) / 2
+        place = len(texts[0]) - 1 - pair.offset
+        ahead = hidden_base(case, texts[0], pair.offset)
+        back = hidden_base(case, mirrored(texts[0]), place)[::-1]
+        p = of_strand(strand, ahead, back)
         if column == "entropy":
             return -(p * np.log2(p)).sum()
         old, new = (text[pair.offset] for text in texts)
         return np.log(p["ACGT".index(new)] / p["ACGT".index(old)])
     values = []
     for text, window in zip(texts, (pair.reference, pair.alternate), strict=True):
-        value = likelihood(case, text, window.loci)
-        if both:
-            value += likelihood(case, mirrored(text), window.loci[::-1])
-            value /= 2
-        values.append(value)
+        ahead = likelihood(case, text, window.loci)
+        back = likelihood(case, mirrored(text), window.loci[::-1])
+        values.append(of_strand(strand, ahead, back))
     return values[1] - values[0]
 
 
@@ -287,9 +290,9 @@ def test_scores_are_those_of_one_window_at_a_time(name, case, genome):
     alleles = alleles_of(genome)
     reader = chosen.bare.reader
     by_bases = "llr" in names and (reader.overlapping or reader.unit == 1)
-    for both in (True, False) if name in ("plant-esm", "gpt2") else (True,):
+    for strand in alphabet.STRANDS if name in ("plant-esm", "gpt2") else ("both",):
         settings = ScoreSettings(
-            scores=names, window=WINDOW, mask_spacing=4, strand_average=both
+            scores=names, window=WINDOW, mask_spacing=4, strand=strand
         )
         got = score(chosen.language, genome, alleles, settings)
         for row, allele in enumerate(alleles):
@@ -299,16 +302,14 @@ def test_scores_are_those_of_one_window_at_a_time(name, case, genome):
                 if (column == "llr" and not single) or (column == "pll" and single):
                     assert math.isnan(got[column][row])
                 elif column != "pll" or not by_bases:
-                    expected = expected_score(chosen, column, pair, both)
+                    expected = expected_score(chosen, column, pair, strand)
                     assert got[column][row] == pytest.approx(expected, abs=1e-4), column
 
 
 @pytest.mark.parametrize(("name", "spacing"), [("dnabert", 12), ("modernbert", 4)])
 def test_windows_base_by_base(name, spacing, case, genome):
     """Every 4th base hidden where each has its own token; of 3-mers every 12th."""
-    settings = ScoreSettings(
-        scores=("pll",), window=WINDOW, mask_spacing=4, strand_average=False
-    )
+    settings = ScoreSettings(scores=("pll",), window=WINDOW, mask_spacing=4, strand="+")
     allele = alleles_of(genome)[1]
     pair = window_pair(genome, allele, WINDOW)
     sums = [

@@ -147,7 +147,7 @@ def test_logits_of_every_family_are_divided(tmp_path, sets, family):
     recipe = changed(RECIPE, model=str(tmp_path))
     model = build_model(recipe, sets[0].task, pooling="max_mean", length=40).eval()
     sequences = sets[0].table.ids
-    ask = partial(predict_logits, model, sequences, strand_average=False)
+    ask = partial(predict_logits, model, sequences, strand="+")
     before = ask()
     assert np.abs(before).max() > 1e-3
     divide_logits(model, 2.5)
@@ -168,9 +168,7 @@ def test_probabilities_are_no_surer_than_the_development_set_allows(
     assert verb.read_result(run.folder) == run
     model = AutoModelForSequenceClassification.from_pretrained(run.folder).eval()
     card = TaskCard.read(run.folder)
-    logits = predict_logits(
-        model, valid.table.ids, strand_average=card.strands == "both"
-    )
+    logits = predict_logits(model, valid.table.ids, strand=card.strand)
     assert fit_temperature(valid.task, valid.labels, logits) < 1.01
     chosen = metrics.choose_thresholds(valid.task, valid.labels, card.scores(logits))
     assert card.thresholds == pytest.approx(chosen)
@@ -196,7 +194,7 @@ def test_merged_low_rank_model_predicts_as_it_was_judged(tmp_path, sets):
     result = verb.finetune(changed(RECIPE, method="lora"), *sets, tmp_path / "out")
     model = AutoModelForSequenceClassification.from_pretrained(result.best.folder)
     card = TaskCard.read(result.best.folder)
-    logits = predict_logits(model, sets[1].table.ids, strand_average=True)
+    logits = predict_logits(model, sets[1].table.ids, strand="both")
     scores = card.scores(logits)
     assert metrics.auroc(sets[1].labels, scores[:, 1]) == pytest.approx(
         result.best.score, abs=0.01
@@ -214,7 +212,7 @@ def test_other_families_are_asked_in_their_own_ids(tmp_path, sets, method):
     result = verb.finetune(recipe, *sets, tmp_path / "out")
     kept = AutoModelForSequenceClassification.from_pretrained(result.best.folder)
     scores = TaskCard.read(result.best.folder).scores(
-        predict_logits(speak_alphabet(kept), sets[1].table.ids, strand_average=True)
+        predict_logits(speak_alphabet(kept), sets[1].table.ids, strand="both")
     )
     found = metrics.auroc(sets[1].labels, scores[:, 1])
     assert found == pytest.approx(result.best.score, abs=0.02)
@@ -385,7 +383,7 @@ def test_of_equal_scores_the_lowest_loss_is_kept(tmp_path, sets, monkeypatch, al
     assert len({row["score"] for row in run.history}) == 1
     assert (run.best_epoch, run.epochs) == (2, 4)
     model = AutoModelForSequenceClassification.from_pretrained(run.folder).eval()
-    logits = predict_logits(model, valid.table.ids, strand_average=True)
+    logits = predict_logits(model, valid.table.ids, strand="both")
     found = TaskCard.read(run.folder).scores(logits * run.temperature)
     np.testing.assert_allclose(found, kept[1], atol=1e-5)
 

@@ -7,6 +7,7 @@ from tests.family_checkpoints import save
 from tests.labelled_sets import rows_with_motif, write_csv
 from transformers import AutoModelForSequenceClassification
 
+from crossdna import alphabet
 from crossdna.data import labelled
 from crossdna.data.sequence_tables import read_sequences
 from crossdna.models.batched import pad_batch, predict_logits
@@ -32,8 +33,8 @@ def test_answers_are_the_same(tmp_path, rng, name, kind):
     model = build_model(made, TASKS[kind], pooling="mean", length=40).eval()
     sequences = [rng.integers(0, 4, size).astype(np.uint8) for size in (40, 31, 40, 22)]
     sequences.append(sequences[0])
-    for strand_average in (False, True):
-        asked = {"strand_average": strand_average, "per_base": kind == "per-base"}
+    for strand in alphabet.STRANDS:
+        asked = {"strand": strand, "per_base": kind == "per-base"}
         expected = predict_logits(model, sequences, **asked)
         with frozen.asked_once(model, frozen.Kept()):
             for _ in range(2):
@@ -63,9 +64,9 @@ def test_each_sequence_is_computed_once(rng, asked_rows):
     model = build_model(made, TASKS["binary"], pooling="mean", length=40)
     sequences = [rng.integers(0, 4, 40).astype(np.uint8) for _ in range(6)]
     with frozen.asked_once(model, frozen.Kept()):
-        predict_logits(model, sequences, strand_average=True)
+        predict_logits(model, sequences, strand="both")
         assert asked_rows == [6, 6]
-        predict_logits(model, sequences[::-1], strand_average=True)
+        predict_logits(model, sequences[::-1], strand="both")
         assert asked_rows == [6, 6]
         # What is kept may be trained on, though it was first asked for in inference.
         logits = model(**pad_batch(sequences)._asdict()).logits
@@ -74,8 +75,8 @@ def test_each_sequence_is_computed_once(rng, asked_rows):
     assert asked_rows == [6, 6]
     each = 40 * model.config.d_model * 4
     with frozen.asked_once(model, frozen.Kept(limit=2 * each)):
-        predict_logits(model, sequences, strand_average=False)
-        predict_logits(model, sequences, strand_average=False)
+        predict_logits(model, sequences, strand="+")
+        predict_logits(model, sequences, strand="+")
     # Two of six were kept.
     assert asked_rows == [6, 6, 6, 4]
 

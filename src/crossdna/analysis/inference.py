@@ -28,6 +28,8 @@ from crossdna.models.vocabulary import require_alphabet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from crossdna.alphabet import Strand
+
 Layer = int | Literal["all"]
 FLOAT32: Final = Execution()
 
@@ -39,6 +41,8 @@ __all__ = [
     "asking",
     "base_log_probabilities",
     "checkpoint_task",
+    "choose_strand",
+    "default_strand",
     "default_window",
     "embedding_size",
     "embeddings",
@@ -48,7 +52,6 @@ __all__ = [
     "load_model",
     "load_whole",
     "pick_device",
-    "reads_both_strands",
     "reverse_complement",
     "sequence_logits",
     "token_logits",
@@ -158,15 +161,32 @@ def made_for(model: Any) -> int | None:
     return card.max_length if length is None and card is not None else length
 
 
-def reads_both_strands(model: Any) -> bool:
-    """Whether predictions are averaged over the strands where nothing else is asked.
+def default_strand(model: Any) -> Strand:
+    """What is read where nothing else is asked for: both strands, averaged.
 
-    Not of a head that was trained on the strand that it was given, whose sequences have
-    a direction (promoters anchored at their start, splice sites): of the other strand
-    it would be asked what it never saw.
+    But one of a head that was trained on the strand that it was given, whose sequences
+    have a direction (promoters anchored at their start, splice sites): of the other it
+    would be asked what it never saw.
     """
     card = card_of(model)
-    return card is None or card.strands == "both"
+    return "both" if card is None else card.strand
+
+
+def choose_strand(model: Any, asked: Strand | None = None) -> Strand:
+    """What a model is to read: what is asked for, else its `default_strand`.
+
+    Raises
+    ------
+    CrossDNAError
+        Both strands of a head that was trained on the strand that it was given.
+    """
+    usual = default_strand(model)
+    if asked == "both" and usual != "both":
+        raise CrossDNAError(
+            f"{model.name_or_path}: was trained on the strand that it was given, so "
+            "what it says of the other would spoil the mean; choose strand + or -"
+        )
+    return asked or usual
 
 
 def card_of(model: Any) -> TaskCard | None:
@@ -203,7 +223,7 @@ def base_log_probabilities(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    strand_average: bool = False,
+    strand: Strand = "+",
 ) -> Tensor:
     """Log-probability of each base at each position.
 
@@ -214,9 +234,9 @@ def base_log_probabilities(
     Parameters
     ----------
     input_ids, attention_mask : (batch, length)
-    strand_average
-        Mean of the probabilities from both strands: a sequence and its reverse
-        complement then get the same, mirrored.
+    strand
+        What the model reads. ``both`` is the mean of the probabilities: a sequence and
+        its reverse complement then get the same, mirrored.
 
     Returns
     -------
@@ -237,12 +257,15 @@ def base_log_probabilities(
             logits = _at_own_place(logits, mask)
         return logits.log_softmax(dim=-1)
 
+    alphabet.require_strand(strand)
     require_alphabet(model)
     with asking(model):
-        ahead = log_probabilities(input_ids, attention_mask)
-        if not strand_average:
-            return ahead
+        if strand == "+":
+            return log_probabilities(input_ids, attention_mask)
         other = log_probabilities(*reverse_complement(input_ids, attention_mask))
+        if strand == "-":
+            return other.flip(1, 2)
+        ahead = log_probabilities(input_ids, attention_mask)
         return torch.logaddexp(ahead, other.flip(1, 2)) - math.log(2)
 
 
@@ -266,7 +289,7 @@ def embeddings(
     attention_mask: Tensor | None = None,
     *,
     layer: Layer = -1,
-    strand_average: bool = False,
+    strand: Strand = "+",
 ) -> Tensor:
     """Representation of each base.
 
@@ -276,8 +299,8 @@ def embeddings(
     layer
         Index into the model's hidden states, -1 is the last; ``"all"``: all of them,
         one behind the other.
-    strand_average
-        Mean of the representations that both strands give a base.
+    strand
+        What the model reads; ``both`` is the mean of what the strands give a base.
 
     Returns
     -------
@@ -311,6 +334,4 @@ def embeddings(
     def mirror(x: Tensor) -> Tensor:
         return x.flip(1)
 
-    return over_strands(
-        model, hidden, mirror, input_ids, attention_mask, strand_average
-    )
+    return over_strands(model, hidden, mirror, input_ids, attention_mask, strand)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crossdna import alphabet
-from crossdna.models.strands import asking, reverse_complement
+from crossdna.models.strands import over_strands
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from crossdna.alphabet import Strand
 
 
 def log_likelihoods(
@@ -16,7 +18,7 @@ def log_likelihoods(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    strand_average: bool = False,
+    strand: Strand = "+",
 ) -> Tensor:
     """Log-likelihood of each sequence under a causal model, (batch,) float64.
 
@@ -27,15 +29,14 @@ def log_likelihoods(
     Parameters
     ----------
     input_ids, attention_mask : (batch, length)
-    strand_average
-        Mean of the sequence's and its reverse complement's.
+    strand
+        Of the sequence, of its reverse complement, or the mean of both.
     """
-    with asking(model):
-        ahead = _one_strand(model, input_ids, attention_mask)
-        if not strand_average:
-            return ahead
-        other = _one_strand(model, *reverse_complement(input_ids, attention_mask))
-        return (ahead + other) / 2
+
+    def read(ids: Tensor, mask: Tensor | None) -> Tensor:
+        return _one_strand(model, ids, mask)
+
+    return over_strands(model, read, lambda x: x, input_ids, attention_mask, strand)
 
 
 def _one_strand(model: Any, ids: Tensor, mask: Tensor | None) -> Tensor:

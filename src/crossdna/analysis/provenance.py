@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import torch
 
@@ -13,6 +13,10 @@ from crossdna.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from crossdna.alphabet import Strand
+
+_POLICIES: Final = {"+": "forward", "-": "reverse", "both": "average"}
 
 
 class Provenance(NamedTuple):
@@ -27,19 +31,17 @@ class Provenance(NamedTuple):
     """Of configuration, weights and tokenizer; see `crossdna.models.fingerprint`."""
     command: str
     strand_policy: str
-    """``forward`` or ``average`` over both strands."""
+    """``forward``, ``reverse`` or ``average`` over both strands."""
     precision: str
     """``float32`` or ``bf16``."""
 
 
-def provenance(
-    model: nn.Module, checkpoint: str, *, strand_average: bool
-) -> Provenance:
+def provenance(model: nn.Module, checkpoint: str, *, strand: Strand) -> Provenance:
     """Describe a result of this process."""
     return described(
         str(fingerprint(model, checkpoint)),
         checkpoint,
-        strand_average=strand_average,
+        strand=strand,
         precision=precision_of(model),
     )
 
@@ -48,7 +50,7 @@ def described(
     model_fingerprint: str,
     checkpoint: str,
     *,
-    strand_average: bool,
+    strand: Strand,
     precision: Precision = "float32",
 ) -> Provenance:
     """Describe a result of a model whose fingerprint is known."""
@@ -58,6 +60,6 @@ def described(
         checkpoint=checkpoint,
         fingerprint=model_fingerprint,
         command=command_line(),
-        strand_policy="average" if strand_average else "forward",
+        strand_policy=_POLICIES[strand],
         precision=precision,
     )

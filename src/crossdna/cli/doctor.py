@@ -116,7 +116,7 @@ def _write(found: Examination, output: Path) -> None:
     from crossdna.analysis.provenance import described
     from crossdna.files import atomic_open
 
-    made_by = described(str(found.fingerprint), found.model, strand_average=False)
+    made_by = described(str(found.fingerprint), found.model, strand="+")
     table: dict[str, Any] = {
         "made_by": made_by._asdict(),
         "passed": found.passed,

@@ -11,6 +11,7 @@ from crossdna.cli.model_options import (
     add_chunk_options,
     add_device_option,
     add_execution_options,
+    add_strand_option,
     add_trust_option,
     chosen_execution,
 )
@@ -46,11 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hidden state to take, 0 for the first, -1 (default) for the last; all: "
         "side by side",
     )
-    parser.add_argument(
-        "--forward-only",
-        action="store_true",
-        help="read the forward strand only; else both strands are averaged",
-    )
+    add_strand_option(parser)
     parser.add_argument(
         "--plot",
         type=Path,
@@ -102,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from crossdna.analysis.chunks import worker_devices
     from crossdna.analysis.embedding import embed
-    from crossdna.analysis.inference import load_whole, reads_both_strands
+    from crossdna.analysis.inference import choose_strand, load_whole
     from crossdna.analysis.provenance import provenance
 
     output = embed.check_output(arguments.output, table)
@@ -119,14 +116,14 @@ def run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         layer=arguments.layer,
         pool="none" if arguments.per_base else arguments.pool,
-        strand_average=not arguments.forward_only and reads_both_strands(model),
+        strand=choose_strand(model, arguments.strand),
         bases_per_batch=arguments.batch_bases,
         trust_remote_code=arguments.trust_remote_code,
         execution=execution,
     )
     # A layer that does not exist is found out before anything is written.
     embed.embed_sequences(model, table.ids[:1], job)
-    facts = provenance(model, arguments.model, strand_average=job.strand_average)
+    facts = provenance(model, arguments.model, strand=job.strand)
     size = arguments.chunk_size
     identity = {
         "model": facts.fingerprint, "input": digest(table), "chunk_size": size,

@@ -48,9 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=count, default=16, help="windows at a time (%(default)s)"
     )
     parser.add_argument(
-        "--strand-average",
-        action="store_true",
-        help="let the model average both strands (twice the time)",
+        "--strand",
+        choices=("+", "both"),
+        default="+",
+        help="what a masked model reads; both: averaged, in twice the time "
+        "(%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     add_device_option(parser)
@@ -122,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             checkpoint=arguments.model,
             annotation=annotation,
             settings=settings,
-            strand_average=arguments.strand_average,
+            strand=arguments.strand,
             advance=advance,
         )
     write_evaluation(evaluation, output)

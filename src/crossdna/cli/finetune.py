@@ -321,7 +321,6 @@ def _report(
     output: Path = arguments.output
     model, seeds = _kept_models(arguments, result, sets)
     judged, per_seed = finetune_report.judge_all(model, seeds, sets)
-    strands = model.card.strands == "both"
     found = finetune_report.Evaluation(
         model=model,
         judged=judged + baselines,
@@ -337,7 +336,7 @@ def _report(
             temperatures={f"seed {one.seed}": one.temperature for one in result.runs},
         ),
         provenance=described(
-            model.fingerprint(str(output)), str(output), strand_average=strands
+            model.fingerprint(str(output)), str(output), strand=model.card.strand
         ),
     )
     finetune_report.write_predictions(found, output)

@@ -149,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     made_by = described(
         str(fingerprint(model, arguments.model)),
         arguments.model,
-        strand_average=arguments.strand == "both",
+        strand=arguments.strand,
         precision=execution.precision,
     )
     job = GenerateJob(arguments.model, task, settings, trust, execution)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
-    FORWARD_HEAD,
     add_device_option,
     add_execution_options,
+    add_strand_option,
     add_trust_option,
     chosen_window,
     load_chosen,
+    note_strand,
 )
 from crossdna.cli.numbers import count
 
@@ -65,9 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="deletions by a masked model: one base in so many is masked (%(default)s)",
     )
-    parser.add_argument(
-        "--forward-only", action="store_true", help="read the forward strand only"
-    )
+    add_strand_option(parser)
     parser.add_argument(
         "--batch-size", type=count, default=32, help="windows at a time (%(default)s)"
     )
@@ -78,9 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Score all changes; write ism.parquet, and for each region a PNG and a page."""
-    import sys
-
-    from crossdna.analysis.inference import checkpoint_task, reads_both_strands
+    from crossdna.analysis.inference import checkpoint_task, choose_strand
     from crossdna.analysis.mutagenesis.ism import mutagenesis, mutagenesis_scores
     from crossdna.analysis.provenance import provenance
     from crossdna.analysis.variants.score import ScoreSettings
@@ -97,11 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         scores=mutagenesis_scores(model, deletions=arguments.deletions),
         window=chosen_window(arguments, model),
         mask_spacing=arguments.mask_spacing,
-        strand_average=not arguments.forward_only and reads_both_strands(model),
+        strand=choose_strand(model, arguments.strand),
         batch_size=arguments.batch_size,
     )
-    if not (settings.strand_average or arguments.forward_only):
-        print(FORWARD_HEAD, file=sys.stderr)
+    note_strand(arguments, settings.strand)
     output = claim_output_directory(arguments.output)
     results = []
     with progress("changing", sum(map(len, regions)), "positions") as advance:
@@ -115,9 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
                 advance=advance,
             )
             results.append(result)
-    how = provenance(
-        model, arguments.model, strand_average=settings.strand_average
-    )._asdict()
+    how = provenance(model, arguments.model, strand=settings.strand)._asdict()
     _write(results, how, output)
     print(f"written: {output / 'ism.parquet'} and a .png and .html for each region")
     return 0

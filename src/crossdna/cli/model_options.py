@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from crossdna.alphabet import STRANDS
 from crossdna.cli.numbers import count
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.inference import Task
     from crossdna.models.execution import Execution
 
@@ -19,12 +21,11 @@ CHECKPOINT: Final = (
     "models` lists them) or hub id"
 )
 """What --model takes, for its help."""
-FORWARD_HEAD: Final = (
+_FORWARD_HEAD: Final = (
     "note: this head was trained on the strand that it was given, so the forward "
-    "strand of the genome alone is read; what lies on the other strand (genes of "
-    "strand -) it sees from behind"
+    "strand of the genome alone is read; for what lies on the other (genes of strand "
+    "-) add --strand -"
 )
-"""Said where a model with such a head is asked along a genome."""
 USUAL_WINDOW: Final = 1024
 """Bases that a model sees along a region when --window is not given."""
 
@@ -39,6 +40,27 @@ def add_device_option(
         help="cpu, cuda, cuda:1 and so on, or auto: a GPU where there is one "
         "(default: %(default)s)",
     )
+
+
+def add_strand_option(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+) -> None:
+    """Which strand a model reads."""
+    parser.add_argument(
+        "--strand",
+        choices=STRANDS,
+        help="what the model reads: the forward strand, the reverse one (-: for genes "
+        "of that strand, where a head knows a direction), or both, averaged (default: "
+        "both, in twice the time; + for a model fine-tuned on the strand it was given)",
+    )
+
+
+def note_strand(arguments: argparse.Namespace, strand: Strand) -> None:
+    """Say it where nobody asked for one strand, but one alone is read."""
+    import sys
+
+    if arguments.strand is None and strand != "both":
+        print(_FORWARD_HEAD, file=sys.stderr)
 
 
 def add_chunk_options(parser: argparse.ArgumentParser, rows: int) -> None:

@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     facts = described(
         model.fingerprint(arguments.model),
         arguments.model,
-        strand_average=card.strands == "both",
+        strand=card.strand,
         precision=execution.precision,
     )
     size = arguments.chunk_size

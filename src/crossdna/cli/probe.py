@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     total = 2 * (len(train.labels) + len(held_out.labels))
     with progress("embedding", total, "windows") as advance:
         result = probe_coding(model, train, held_out, settings, advance=advance)
-    made_by = provenance(model, arguments.model, strand_average=True)
+    made_by = provenance(model, arguments.model, strand="both")
     write_probe(result, made_by, settings, output)
     _print_result(result)
     print(f"written: {output / 'probe.json'}, {output / 'embedding.png'}")

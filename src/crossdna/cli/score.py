@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from crossdna.cli.model_options import (
     CHECKPOINT,
-    FORWARD_HEAD,
     add_device_option,
     add_execution_options,
+    add_strand_option,
     add_trust_option,
     chosen_execution,
+    note_strand,
 )
 from crossdna.cli.numbers import count
 
@@ -86,11 +87,7 @@ def _add_scores(group: argparse._ArgumentGroup) -> None:
         default=8,
         help="pll masks one base (or token) in so many at once (%(default)s)",
     )
-    group.add_argument(
-        "--forward-only",
-        action="store_true",
-        help="read the forward strand only: half the time, no strand symmetry",
-    )
+    add_strand_option(group)
     group.add_argument(
         "--allow-missing-contigs",
         action="store_true",
@@ -166,8 +163,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen: dict[str, Any] = {}
     if arguments.window is not None:
         chosen["window"] = arguments.window
-    if arguments.forward_only:
-        chosen["strand_average"] = False
+    if arguments.strand is not None:
+        chosen["strand"] = arguments.strand
     nulls = _nulls(arguments)
     with _variants(arguments.variants) as file:
         genome = Genome.open(arguments.genome)
@@ -195,8 +192,7 @@ def run(arguments: argparse.Namespace) -> int:
             output,
             allow_missing_contigs=arguments.allow_missing_contigs,
         )
-        if not (scoring.job.settings.strand_average or arguments.forward_only):
-            print(FORWARD_HEAD, file=sys.stderr)
+        note_strand(arguments, scoring.job.settings.strand)
         for note in scoring.scan.notes(file.name):
             print(note, file=sys.stderr)
         replaced = replaced_fields(scoring, arguments.prefix)

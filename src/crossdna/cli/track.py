@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crossdna.alphabet import STRANDS
 from crossdna.cli.model_options import (
     CHECKPOINT,
     add_device_option,
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
     from typing import Any
+
+    from transformers import PreTrainedModel
 
     from crossdna.analysis.inference import Task
     from crossdna.analysis.tracks.settings import TrackSettings
@@ -135,9 +138,12 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
         "--piece", type=count, default=65536, help="bases read at once (%(default)s)"
     )
     group.add_argument(
-        "--strand-average",
-        action="store_true",
-        help="average both strands (twice the time)",
+        "--strand",
+        choices=STRANDS,
+        default="+",
+        help="what the model reads: the forward strand, the reverse one (for what lies "
+        "on it, where a head knows a direction), or both, averaged, in twice the time "
+        "(%(default)s)",
     )
     group.add_argument(
         "--batch-size", type=count, default=16, help="windows at a time (%(default)s)"
@@ -148,7 +154,6 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compute, going on where a killed run ended; write the tracks and peaks."""
     from crossdna.analysis.chunks import ChunkStore
-    from crossdna.analysis.inference import reads_both_strands
     from crossdna.analysis.tracks.browser import require_browsable
     from crossdna.analysis.tracks.track import (
         compute,
@@ -172,13 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.annotation:
         raise CrossDNAError("--annotation is shown by --browser; add it")
     model = load_chosen(arguments, _task(arguments))
-    if arguments.strand_average and not reads_both_strands(model):
-        raise CrossDNAError(
-            f"{arguments.model}: the head was trained on the strand that it was given, "
-            "so the other strand's answers would spoil the mean; leave "
-            "--strand-average out"
-        )
-    settings = _settings(arguments, chosen_window(arguments, model))
+    settings = _settings(arguments, model)
     descriptions = track_descriptions(model, settings)
     finders = _finders(arguments, descriptions)
     create_directory(arguments.output)
@@ -206,15 +205,16 @@ def _task(arguments: argparse.Namespace) -> Task:
     return opened.whole if arguments.embeddings else opened.task
 
 
-def _settings(arguments: argparse.Namespace, window: int) -> TrackSettings:
+def _settings(arguments: argparse.Namespace, model: PreTrainedModel) -> TrackSettings:
+    from crossdna.analysis.inference import choose_strand
     from crossdna.analysis.tracks.settings import TrackSettings
 
     return TrackSettings(
         mask_spacing=arguments.mask_spacing,
-        window=window,
+        window=chosen_window(arguments, model),
         step=arguments.step,
         piece=arguments.piece,
-        strand_average=arguments.strand_average,
+        strand=choose_strand(model, arguments.strand),
         batch_size=arguments.batch_size,
         bin=arguments.embeddings,
         components=arguments.components,
@@ -272,7 +272,7 @@ def _provenance(
     from crossdna.analysis.provenance import provenance
     from crossdna.analysis.tracks.track import reading_of
 
-    made_by = provenance(model, arguments.model, strand_average=settings.strand_average)
+    made_by = provenance(model, arguments.model, strand=settings.strand)
     return {
         **made_by._asdict(),
         "genome": genome.fingerprint,

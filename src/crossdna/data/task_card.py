@@ -20,6 +20,8 @@ from crossdna.files import atomic_open
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
+
 CARD_NAME: Final = "task.json"
 
 Strands = Literal["both", "forward"]
@@ -39,6 +41,11 @@ class TaskCard:
     means: tuple[float, ...] = ()
     scales: tuple[float, ...] = ()
     """Regression: mean and standard deviation of each target in the training set."""
+
+    @property
+    def strand(self) -> Strand:
+        """What the model is to read of a sequence."""
+        return "both" if self.strands == "both" else "+"
 
     def scores(self, logits: NDArray) -> NDArray:
         """Turn logits into probabilities, or into quantities in their own unit."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from crossdna.alphabet import Strand
+
 
 class Batch(NamedTuple):
     """Padded sequences, each (batch, length).
@@ -67,7 +69,7 @@ def predict_logits(
     model: PreTrainedModel,
     sequences: Sequence[NDArray[np.uint8]],
     *,
-    strand_average: bool,
+    strand: Strand,
     per_base: bool = False,
     bases_per_batch: int = 1 << 15,
 ) -> NDArray:
@@ -75,9 +77,9 @@ def predict_logits(
 
     Parameters
     ----------
-    strand_average
-        Mean over both strands, so that a sequence and its reverse complement get the
-        same (per-base logits: mirrored).
+    strand
+        What the model reads; with ``both`` a sequence and its reverse complement get
+        the same (per-base logits: mirrored).
     per_base
         Whether the model predicts per base.
 
@@ -90,7 +92,7 @@ def predict_logits(
     ask = token_logits if per_base else sequence_logits
     for rows in length_batches([len(ids) for ids in sequences], bases_per_batch):
         batch = pad_batch([sequences[row] for row in rows], device)
-        logits = ask(model, *batch, strand_average=strand_average).cpu().numpy()
+        logits = ask(model, *batch, strand=strand).cpu().numpy()
         for row, value in zip(rows, logits, strict=True):
             results[row] = value[: len(sequences[row])] if per_base else value
     if not per_base:

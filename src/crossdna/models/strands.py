@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from crossdna.alphabet import Strand
+
 
 @dataclass
 class _Askers:
@@ -69,7 +71,7 @@ def over_strands(
     mirror: Callable[[Tensor], Tensor],
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    strand_average: bool,
+    strand: Strand,
 ) -> Tensor:
     """Ask for one strand, or for the mean of both.
 
@@ -78,15 +80,17 @@ def over_strands(
     predict
         From ids and mask to the answer.
     mirror
-        From the other strand's answer to this strand's order.
+        From the reverse complement's answer to the order of the sequence.
     """
+    alphabet.require_strand(strand)
     require_alphabet(model)
     with asking(model):
-        ahead = predict(input_ids, attention_mask)
-        if not strand_average:
-            return ahead
+        if strand == "+":
+            return predict(input_ids, attention_mask)
         other = predict(*reverse_complement(input_ids, attention_mask))
-        return (ahead + mirror(other)) / 2
+        if strand == "-":
+            return mirror(other)
+        return (predict(input_ids, attention_mask) + mirror(other)) / 2
 
 
 def sequence_logits(
@@ -94,16 +98,14 @@ def sequence_logits(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    strand_average: bool = False,
+    strand: Strand = "+",
 ) -> Tensor:
     """Output of a sequence head, (batch, labels) float32; averaged as logits."""
 
     def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
         return model(input_ids=ids, attention_mask=mask).logits.float()
 
-    return over_strands(
-        model, logits, lambda x: x, input_ids, attention_mask, strand_average
-    )
+    return over_strands(model, logits, lambda x: x, input_ids, attention_mask, strand)
 
 
 def token_logits(
@@ -111,12 +113,12 @@ def token_logits(
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    strand_average: bool = False,
+    strand: Strand = "+",
 ) -> Tensor:
     """Output of a per-base head, (batch, length, labels) float32.
 
-    Averaging mirrors the other strand's output, so it is right for labels that do not
-    depend on the strand.
+    What the reverse complement gives is mirrored. Averaging it is right for labels that
+    do not depend on the strand.
     """
 
     def logits(ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -125,6 +127,4 @@ def token_logits(
     def mirror(x: Tensor) -> Tensor:
         return x.flip(1)
 
-    return over_strands(
-        model, logits, mirror, input_ids, attention_mask, strand_average
-    )
+    return over_strands(model, logits, mirror, input_ids, attention_mask, strand)

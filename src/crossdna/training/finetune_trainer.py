@@ -193,7 +193,7 @@ class FinetuneTrainer(Trainer):
         return predict_logits(
             model,
             self.valid.table.ids,
-            strand_average=self.card.strands == "both",
+            strand=self.card.strand,
             per_base=self.card.task.kind == "per-base",
         )
 

@@ -98,7 +98,7 @@ def test_locus_hides_each_base_once(annotation):
         masked = ids.astype(np.int64)
         masked[12:52][position % 7 :: 7] = alphabet.MASK
         logs = base_log_probabilities(
-            model, torch.from_numpy(masked)[None], strand_average=True
+            model, torch.from_numpy(masked)[None], strand="both"
         )
         slow = logs[0, 12 + position].exp().numpy()
         assert found.probabilities[position] == pytest.approx(slow, abs=1e-5)

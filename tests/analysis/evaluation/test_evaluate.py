@@ -56,7 +56,7 @@ def split(genome):
 
 
 def test_model_scores_equal_a_direct_computation(genome, model, split):
-    predictors = {"model": evaluate.model_predictor(model, strand_average=False)}
+    predictors = {"model": evaluate.model_predictor(model, strand="+")}
     grouping = evaluate.class_grouping(genome, None)
     random, isolated = evaluate.measure(
         genome, split.held_out, predictors, grouping=grouping, settings=SETTINGS
@@ -110,7 +110,7 @@ def test_batch_size_changes_nothing(genome, model, split, batch_size):
         return evaluate.measure(
             genome,
             split.held_out,
-            {"model": evaluate.model_predictor(model, strand_average=True)},
+            {"model": evaluate.model_predictor(model, strand="both")},
             grouping=evaluate.class_grouping(genome, None),
             settings=settings,
         )

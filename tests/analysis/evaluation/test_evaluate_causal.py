@@ -107,10 +107,10 @@ def test_bits_of_the_next_base_equal_a_direct_computation(
     assert abs(bits - 2) > 0.01
 
 
-def test_strands_of_a_causal_model_are_not_averaged(fasta, tmp_path, capsys):
+def test_a_causal_model_is_measured_on_the_forward_strand(fasta, tmp_path, capsys):
     save("hyenadna", tmp_path / "model")
-    assert evaluate(fasta, tmp_path, "--strand-average") == 2
-    assert "the strands cannot be averaged" in capsys.readouterr().err
+    assert evaluate(fasta, tmp_path, "--strand", "both") == 2
+    assert "measured on the forward strand" in capsys.readouterr().err
 
 
 def test_a_masked_family_of_transformers(fasta, tmp_path, capsys):

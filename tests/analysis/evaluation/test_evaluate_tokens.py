@@ -133,7 +133,7 @@ def test_bits_of_next_tokens_equal_a_direct_computation(windows, tmp_path):
 
 def test_strands_of_byte_pairs_are_not_averaged(windows, tmp_path, capsys):
     path = save("grover", tmp_path)
-    assert evaluate(path, tmp_path, "--strand-average") == 2
+    assert evaluate(path, tmp_path, "--strand", "both") == 2
     assert "cut into different byte pairs" in capsys.readouterr().err
 
 

@@ -87,7 +87,7 @@ def test_a_masked_model_is_followed(checkpoints):
     model = load_model(checkpoints("crossdna"), "masked-lm", "cpu")
     plan = Plan(Constraints(template="GATTNACAGATTACA"))
     randoms = [np.random.default_rng([0, number]) for number in range(600)]
-    options = {"rounds": 1, "sweeps": 0, "strand_average": False}
+    options = {"rounds": 1, "sweeps": 0, "strand": "+"}
     found = reveal(model, plan, Truncation(), randoms, **options)
     asked = torch.from_numpy(found[:1].astype(np.int64))
     asked[0, 4] = alphabet.MASK
@@ -103,7 +103,7 @@ def test_sweeps_go_on_from_the_filled_template(checkpoints):
 
     def run(sweeps):
         random = np.random.default_rng(3)
-        options = {"rounds": 3, "sweeps": sweeps, "strand_average": False}
+        options = {"rounds": 3, "sweeps": sweeps, "strand": "+"}
         (ids,) = reveal(model, plan, Truncation(), [random], **options)
         return alphabet.decode(ids)
 

@@ -165,15 +165,16 @@ def one_hot(ids):
     return F.one_hot(ids, 5)[..., :4].transpose(1, 2).float()
 
 
+@pytest.mark.parametrize("strand", alphabet.STRANDS)
 @pytest.mark.parametrize("motifs", [0, 4])
-def test_one_hot_gives_what_letters_give(tiny_checkpoint, motifs, rng):
+def test_one_hot_gives_what_letters_give(tiny_checkpoint, motifs, strand, rng):
     path = tiny_checkpoint(HEAD, num_labels=2, head_motifs=motifs)
     model = load_model(path, "classification", "cpu")
     ids = torch.from_numpy(rng.integers(0, 5, (3, 150)))
-    wrapped = OneHotModel(model)
+    wrapped = OneHotModel(model, strand=strand)
     x = one_hot(ids)
     torch.testing.assert_close(one_hot_to_ids(x), ids)
-    logits = sequence_logits(model, ids, strand_average=True)
+    logits = sequence_logits(model, ids, strand=strand)
     expected = logits[:, 1:] - logits[:, :1]
     torch.testing.assert_close(wrapped(x), expected)
     x.requires_grad_()

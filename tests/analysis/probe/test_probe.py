@@ -159,7 +159,7 @@ def test_embeddings_are_means_whatever_the_batch_and_strand(model, parts):
     ids = parts[1].ids[:7]
     found = probe.mean_embeddings(model, ids, batch_size=3)
     whole = torch.from_numpy(ids.astype(np.int64))
-    slow = embeddings(model, whole, strand_average=True).mean(1)
+    slow = embeddings(model, whole, strand="both").mean(1)
     assert np.allclose(found, slow.numpy(), atol=1e-5)
     mirrored = alphabet.reverse_complement(ids)
     other = probe.mean_embeddings(model, mirrored, batch_size=7)

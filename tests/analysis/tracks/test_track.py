@@ -44,7 +44,7 @@ def tracks(model, genome, region, settings, folder):
     }
 
 
-def whole(model, ids, spacing, average):
+def whole(model, ids, spacing, strand):
     """Every base of a sequence predicted while hidden, the sequence read at once."""
     ids = torch.from_numpy(ids.astype(np.int64))
 
@@ -59,36 +59,33 @@ def whole(model, ids, spacing, average):
             found[chosen] = logs[chosen].exp().numpy()
         return found
 
-    found = one_strand(ids)
-    if average:
-        other = one_strand(alphabet.complement_ids(ids).flip(0))
-        found = (found + other[::-1, ::-1]) / 2
-    return found
+    ahead = one_strand(ids)
+    back = one_strand(alphabet.complement_ids(ids).flip(0))[::-1, ::-1]
+    return {"+": ahead, "-": back, "both": (ahead + back) / 2}[strand]
 
 
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize(
-    ("changes", "spacing", "average"),
+    ("changes", "spacing", "strand"),
     [
-        ({"block_size": 32}, 3, True),
-        ({"block_size": 32, "swap_strands": True}, 2, False),
-        ({"block_size": 40, "block_context": "independent"}, 2, False),
-        ({"block_size": 32, "use_bridge": False}, 0, False),
+        ({"block_size": 32}, 3, "both"),
+        ({"block_size": 32, "swap_strands": True}, 2, "+"),
+        ({"block_size": 32, "swap_strands": True}, 2, "-"),
+        ({"block_size": 40, "block_context": "independent"}, 2, "+"),
+        ({"block_size": 32, "use_bridge": False}, 0, "+"),
     ],
 )
 def test_pieces_of_any_size(
-    tiny_checkpoint, genome, tmp_path, changes, spacing, average, joined, monkeypatch
+    tiny_checkpoint, genome, tmp_path, changes, spacing, strand, joined, monkeypatch
 ):
     # As a GPU reads, and as a CPU does.
     monkeypatch.setattr(streams, "joins_blocks", lambda device: joined)
     model = load_model(tiny_checkpoint(**changes), "masked-lm", "cpu")
     region = Region("c", 10, LENGTH)
     ids = genome.fetch("c", 10, LENGTH)
-    expected = whole(model, ids, spacing, average)
+    expected = whole(model, ids, spacing, strand)
     for piece in (1, 100, 10_000):
-        settings = TrackSettings(
-            piece=piece, mask_spacing=spacing, strand_average=average
-        )
+        settings = TrackSettings(piece=piece, mask_spacing=spacing, strand=strand)
         found = tracks(model, genome, region, settings, tmp_path / str(piece))
         known = ids < 4
         own = expected[np.arange(len(ids))[known], ids[known]]
@@ -109,7 +106,7 @@ def test_killed_anywhere_it_goes_on(tiny_checkpoint, genome, tmp_path, size, swa
     """Interrupt after every few files that are written, then go on: same bytes."""
     path = tiny_checkpoint(block_size=32, swap_strands=swap)
     model = load_model(path, "masked-lm", "cpu")
-    settings = TrackSettings(piece=64, mask_spacing=2, bin=size, strand_average=True)
+    settings = TrackSettings(piece=64, mask_spacing=2, bin=size, strand="both")
     region = Region("c", 0, 300)
     compute(model, genome, region, settings, tmp_path / "whole")
 
@@ -164,10 +161,10 @@ def test_embeddings_by_bin(tiny_checkpoint, genome, tmp_path, streamed):
     ids = genome.fetch("c", 10, LENGTH)
     tensor = torch.from_numpy(ids.astype(np.int64))[None]
     # Windows as long as the region show its bases all there is, as a stream does.
-    vectors = embeddings(model, tensor, strand_average=True)[0].numpy()
+    vectors = embeddings(model, tensor, strand="both")[0].numpy()
     for piece, size in ((1, 50), (100, 20), (10_000, 50)):
         settings = TrackSettings(
-            piece=piece, window=2 * LENGTH, bin=size, strand_average=True
+            piece=piece, window=2 * LENGTH, bin=size, strand="both"
         )
         folder = tmp_path / f"{piece}-{size}"
         compute(model, genome, region, settings, folder)
@@ -225,8 +222,9 @@ def test_components_are_principal():
         principal_components(parts, 7)
 
 
+@pytest.mark.parametrize("strand", alphabet.STRANDS)
 @pytest.mark.parametrize("streamed", [True, False])
-def test_per_base_head(tiny_checkpoint, genome, tmp_path, streamed):
+def test_per_base_head(tiny_checkpoint, genome, tmp_path, streamed, strand):
     changes = {} if streamed else {"strand_alignment": "sequence"}
     path = tiny_checkpoint(
         "CrossDNAForTokenClassification", block_size=32, num_labels=2, **changes
@@ -235,10 +233,10 @@ def test_per_base_head(tiny_checkpoint, genome, tmp_path, streamed):
     region = Region("c", 3, LENGTH)
     ids = genome.fetch("c", 3, LENGTH)
     tensor = torch.from_numpy(ids.astype(np.int64))[None]
-    expected = token_logits(model, tensor, strand_average=True)[0].numpy()
+    expected = token_logits(model, tensor, strand=strand)[0].numpy()
     known = ids < 4
     for piece in (1, 1000):
-        settings = TrackSettings(piece=piece, window=2 * LENGTH, strand_average=True)
+        settings = TrackSettings(piece=piece, window=2 * LENGTH, strand=strand)
         found = tracks(model, genome, region, settings, tmp_path / str(piece))
         assert list(found) == ["head_LABEL_1"]
         values, odds = found["head_LABEL_1"], expected[:, 1] - expected[:, 0]
@@ -246,16 +244,16 @@ def test_per_base_head(tiny_checkpoint, genome, tmp_path, streamed):
         assert np.isnan(values[~known]).all()
 
 
-@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("strand", alphabet.STRANDS)
 def test_models_that_are_not_streamed_read_windows(
-    tiny_checkpoint, genome, tmp_path, average
+    tiny_checkpoint, genome, tmp_path, strand
 ):
     path = tiny_checkpoint(strand_alignment="sequence", block_context="independent")
     model = load_model(path, "masked-lm", "cpu")
     assert not can_stream(model)
     with pytest.raises(CrossDNAError, match="streamed"):
         Streamer(model, 10, tmp_path)
-    settings = TrackSettings(window=64, mask_spacing=4, strand_average=average)
+    settings = TrackSettings(window=64, mask_spacing=4, strand=strand)
     region = Region("c", 0, LENGTH)
     found = tracks(model, genome, region, settings, tmp_path / "t")
     for position in (0, 5, 31, 32, 100, 230, LENGTH - 20, LENGTH - 1):
@@ -265,7 +263,7 @@ def test_models_that_are_not_streamed_read_windows(
         loci = torch.arange(start, start + 64)
         truth = int(ids[position - start])
         masked = ids.masked_fill((loci % 4 == position % 4) & (ids < 4), alphabet.MASK)
-        logs = base_log_probabilities(model, masked[None], strand_average=average)
+        logs = base_log_probabilities(model, masked[None], strand=strand)
         expected = logs[0, position - start].exp()[truth]
         assert found["probability"][position] == pytest.approx(
             float(expected), abs=1e-5
@@ -273,10 +271,11 @@ def test_models_that_are_not_streamed_read_windows(
     assert np.isnan(found["entropy"][180:220]).all()
 
 
-def test_head_in_windows(tiny_checkpoint, genome, tmp_path):
+@pytest.mark.parametrize("strand", ["both", "-"])
+def test_head_in_windows(tiny_checkpoint, genome, tmp_path, strand):
     path = tiny_checkpoint("CrossDNAForSequenceClassification", num_labels=2)
     model = load_model(path, "classification", "cpu")
-    settings = TrackSettings(window=60, step=20, strand_average=True, piece=7)
+    settings = TrackSettings(window=60, step=20, strand=strand, piece=7)
     region = Region("c", 5, LENGTH - 2)
     found = tracks(model, genome, region, settings, tmp_path / "t")
     assert list(found) == ["head_LABEL_1"]
@@ -284,9 +283,7 @@ def test_head_in_windows(tiny_checkpoint, genome, tmp_path):
     for number in (0, 1, 7, 19, 20):
         start = min(max(0, number * 20 + 10 - 30), LENGTH - 7 - 60)
         ids = genome.fetch("c", 5 + start, 5 + start + 60).astype(np.int64)
-        logits = sequence_logits(
-            model, torch.from_numpy(ids)[None], strand_average=True
-        )
+        logits = sequence_logits(model, torch.from_numpy(ids)[None], strand=strand)
         odds = float(logits[0, 1] - logits[0, 0])
         assert found["head_LABEL_1"][number] == pytest.approx(odds, abs=1e-5)
     assert np.isnan(found["head_LABEL_1"][9])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.evaluation.baselines import MarkovChain
     from crossdna.data.variants import Allele, WindowPair
 
@@ -47,15 +48,18 @@ class ChainScorer:
         }
 
     def differences(
-        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, both: bool
+        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, strand: Strand
     ) -> dict[str, NDArray[np.float64]]:
         """Alternate minus reference window."""
         windows = [pair.alternate.ids for pair in pairs]
         windows += [pair.reference.ids for pair in pairs]
-        found = self.chain.log_likelihoods(windows)
-        if both:
+        read = []
+        if strand != "-":
+            read.append(self.chain.log_likelihoods(windows))
+        if strand != "+":
             turned = [alphabet.reverse_complement(ids) for ids in windows]
-            found = (found + self.chain.log_likelihoods(turned)) / 2
+            read.append(self.chain.log_likelihoods(turned))
+        found = np.mean(read, axis=0)
         return {"ll": found[: len(pairs)] - found[len(pairs) :]}
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.data.variants import Allele, WindowPair
 
 # A stretch this likely by chance is no site: its score counts as 0.
@@ -173,7 +174,7 @@ class MotifScorer:
         }
 
     def differences(
-        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, both: bool
+        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, strand: Strand
     ) -> dict[str, NDArray[np.float64]]:
         """Alternate minus reference, over sites that touch the allele."""
         if not pairs:

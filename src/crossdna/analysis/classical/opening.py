@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.data.variants import Allele, WindowPair
 
 KINDS: Final = ("pwm", "markov", "hmm")
@@ -38,14 +39,14 @@ class ClassicalModel(Protocol):
     fingerprint: str
 
     def differences(
-        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, both: bool
+        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, strand: Strand
     ) -> dict[str, NDArray[Any]]:
         """Alternate minus reference (alleles,) for each score.
 
         Parameters
         ----------
-        both
-            Average over both strands, where a score depends on the strand.
+        strand
+            What is read, where a score depends on the strand.
         """
 
 

@@ -137,7 +137,7 @@ def _evaluate(
             checkpoint=str(model_folder),
             annotation=data.annotation,
             settings=settings,
-            strand_average=True,
+            strand="both",
             advance=advance,
         )
     write_evaluation(evaluation, folder)
@@ -155,7 +155,7 @@ def _probe(
     total = 2 * (len(train.labels) + len(held_out.labels))
     with progress("probing", total, "windows") as advance:
         result = probe_coding(model, train, held_out, settings, advance=advance)
-    made_by = provenance(model, str(model_folder), strand_average=True)
+    made_by = provenance(model, str(model_folder), strand="both")
     write_probe(result, made_by, settings, folder)
 
 
@@ -176,7 +176,7 @@ def _show_locus(
     with atomic_path(folder / "locus.png") as path:
         save_figure(figure, path)
     table = {
-        "made_by": provenance(model, str(model_folder), strand_average=True),
+        "made_by": provenance(model, str(model_folder), strand="both"),
         "region": str(locus),
         "window": window,
         "window_start_1_based": prediction.window_start + 1,

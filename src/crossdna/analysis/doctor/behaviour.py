@@ -20,6 +20,7 @@ from crossdna.models.record import answer, hides, is_language_model, question
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from crossdna.alphabet import Strand
     from crossdna.models.record import Record
 
 # Float32 through a deep network, relative to the size of the answer.
@@ -114,11 +115,12 @@ def check_strands(model: Any, sequence: str) -> list[Check]:
     ids = question(model, sequence)
     other = alphabet.complement_ids(ids).flip(1)
     checks = []
-    for average in (False, True):
-        ahead = base_log_probabilities(model, ids, strand_average=average).exp()
-        back = base_log_probabilities(model, other, strand_average=average).exp()
+    read: tuple[Strand, ...] = ("+", "both")
+    for strand in read:
+        ahead = base_log_probabilities(model, ids, strand=strand).exp()
+        back = base_log_probabilities(model, other, strand=strand).exp()
         apart = float((ahead - back.flip(1, 2)).abs().max())
-        if average:
+        if strand == "both":
             detail = "largest difference in probability, averaged over strands"
             checks.append(within("strand error", apart, _ROUNDING, detail))
         else:

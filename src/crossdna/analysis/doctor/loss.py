@@ -47,9 +47,7 @@ def check_loss(model: Any, *, longest: int | None) -> Check:
 
 def bits_per_base(model: Any, ids: NDArray[np.uint8]) -> float:
     """Mean of -log2 of the probability of a base (length,), hidden or next."""
-    settings = ScoreSettings(
-        scores=("pll",), mask_spacing=_SPACING, strand_average=False
-    )
+    settings = ScoreSettings(scores=("pll",), mask_spacing=_SPACING, strand="+")
     window = Window(ids, np.arange(len(ids)))
     (total,) = window_likelihoods(model, [window], settings)
     return -float(total) / len(ids) / math.log(2)

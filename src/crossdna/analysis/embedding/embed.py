@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.chunks import Arrays
     from crossdna.analysis.inference import Layer
     from crossdna.data.sequence_tables import SequenceTable
@@ -44,7 +45,7 @@ class EmbedJob:
     """Index into the hidden states, -1 is the last; ``"all"``: side by side."""
     pool: Pool = "mean"
     """Over the bases of a sequence; none: a vector per base."""
-    strand_average: bool = True
+    strand: Strand = "both"
     bases_per_batch: int = 1 << 15
     trust_remote_code: bool = False
     execution: Execution = FLOAT32
@@ -84,7 +85,7 @@ def embed_sequences(
             batch.input_ids,
             batch.attention_mask,
             layer=job.layer,
-            strand_average=job.strand_average,
+            strand=job.strand,
         )
         for row, vectors in zip(rows, hidden, strict=True):
             own = vectors[: lengths[row]]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.data.regions import Region
 
 # Apart from the streams of crossdna.data.draws: offsets are drawn here alone.
@@ -194,7 +195,7 @@ def _hide(windows: NDArray[np.uint8], chosen: NDArray[np.bool_]) -> Hidden:
 
 
 def masked_log_probabilities(
-    model: Any, masked: NDArray[np.int64], *, strand_average: bool
+    model: Any, masked: NDArray[np.int64], *, strand: Strand
 ) -> NDArray[np.float64]:
     """Log probabilities (windows, length, 4) of A C G T from a language model.
 
@@ -208,7 +209,7 @@ def masked_log_probabilities(
     from crossdna.analysis.inference import base_log_probabilities
 
     ids = torch.from_numpy(masked).to(model.device)
-    logs = base_log_probabilities(model, ids, strand_average=strand_average)
+    logs = base_log_probabilities(model, ids, strand=strand)
     return logs.double().cpu().numpy()
 
 

@@ -57,6 +57,6 @@ def predict_locus(
     inside = offset + np.arange(len(region))
     masked = np.tile(ids.astype(np.int64), (spacing, 1))
     masked[np.arange(len(region)) % spacing, inside] = alphabet.MASK
-    logs = masked_log_probabilities(model, masked, strand_average=True)
+    logs = masked_log_probabilities(model, masked, strand="both")
     chosen = logs[np.arange(len(region)) % spacing, inside]
     return LocusPrediction(region, start, ids[inside], np.exp(chosen))

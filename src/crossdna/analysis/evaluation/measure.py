@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.evaluation.baselines import Baselines
     from crossdna.data.annotation import Annotation, ClassTrack
     from crossdna.data.genome import Genome
@@ -212,26 +213,24 @@ def baseline_predictors(
     return predictors
 
 
-def model_predictor(model: Any, *, strand_average: bool) -> Predictor:
+def model_predictor(model: Any, *, strand: Strand) -> Predictor:
     """Let a language model predict the bases that are asked for.
 
     Raises
     ------
     CrossDNAError
-        Strands to be averaged by a model that predicts whole tokens.
+        Another strand than the forward one of a model that predicts whole tokens.
     """
     if predicts_tokens(model):
-        if strand_average:
+        if strand != "+":
             raise CrossDNAError(
-                "the two strands of a window are cut into different byte pairs: they "
-                "cannot be averaged base by base"
+                "the two strands of a window are cut into different byte pairs: such a "
+                "model is measured on the forward strand"
             )
         return lambda hidden: token_predictions(model, hidden)
 
     def predict(hidden: Hidden) -> Predicted:
-        logs = masked_log_probabilities(
-            model, hidden.masked, strand_average=strand_average
-        )
+        logs = masked_log_probabilities(model, hidden.masked, strand=strand)
         return Predicted.of(np.exp(logs[hidden.rows, hidden.columns]), hidden)
 
     return predict

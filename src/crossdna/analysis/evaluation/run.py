@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from crossdna.alphabet import Strand
     from crossdna.data.annotation import Annotation
     from crossdna.data.genome import Genome
 
@@ -79,7 +80,7 @@ def evaluate_model(
     checkpoint: str,
     annotation: Annotation | None,
     settings: EvaluationSettings,
-    strand_average: bool = False,
+    strand: Strand = "+",
     advance: Callable[[int], None] = lambda windows: None,
 ) -> Evaluation:
     """Fit the baselines, measure them and the model, compare the strands.
@@ -93,30 +94,30 @@ def evaluate_model(
         Where the model came from, for the record.
     annotation
         Classes of bases to report; None for lower case (repeats) only.
-    strand_average
-        Let the model predict from both strands.
+    strand
+        What the model reads; of both its probabilities are averaged.
     advance
         Told how many windows have been done; each counts once per condition.
 
     Raises
     ------
     CrossDNAError
-        A region is in both parts of the split, no region holds a window, or strands
-        cannot be averaged.
+        A region is in both parts of the split, no region holds a window, or a
+        strand that the model cannot be asked about.
     """
     require_apart(split)
     causal = is_causal(model)
-    if causal and strand_average:
+    if causal and strand != "+":
         raise CrossDNAError(
-            "a causal model predicts the next base of one strand: "
-            "the strands cannot be averaged"
+            "a causal model predicts the next base, as the baselines do: it is "
+            "measured on the forward strand"
         )
     baselines = fit_baselines(
         genome.fetch(region.contig, region.start, region.end) for region in split.train
     )
     tokens = predicts_tokens(model)
     predictors = {
-        MODEL: model_predictor(model, strand_average=strand_average),
+        MODEL: model_predictor(model, strand=strand),
         **baseline_predictors(baselines, causal=causal),
     }
     conditions = measure(
@@ -130,7 +131,7 @@ def evaluate_model(
         advance=advance,
     )
     return Evaluation(
-        made_by=provenance(model, checkpoint, strand_average=strand_average),
+        made_by=provenance(model, checkpoint, strand=strand),
         model_name=network_name(model),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         genome=", ".join(str(path) for path in genome.paths),

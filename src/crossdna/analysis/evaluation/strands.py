@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.data.genome import Genome
     from crossdna.data.regions import Region
 
@@ -55,7 +56,7 @@ def strand_difference(
         So many windows are enough for three digits.
     """
     tiles = tile_windows(regions, settings.window, max_windows)
-    sums: dict[bool, list[NDArray]] = {False: [], True: []}
+    sums: dict[Strand, list[NDArray]] = {"+": [], "both": []}
     counts = []
     for tile in tiles:
         for batch in batches(tile, settings.batch_size):
@@ -65,27 +66,23 @@ def strand_difference(
             )
             ones = np.ones((1, len(hidden.rows)))
             counts.append(window_sums(ones, hidden))
-            for averaged, parts in sums.items():
-                apart = _difference(model, hidden, strand_average=averaged)
+            for strand, parts in sums.items():
+                apart = _difference(model, hidden, strand=strand)
                 parts.append(window_sums(apart[None], hidden))
     draws = {"resamples": settings.resamples, "seed": settings.seed}
     hidden_bases = np.concatenate(counts)[:, 0]
     found = {}
-    for averaged, parts in sums.items():
+    for strand, parts in sums.items():
         ratios = resampled_ratios(np.concatenate(parts)[:, 0], hidden_bases, **draws)
-        found[averaged] = interval(float(ratios.estimate), ratios.resampled)
-    return StrandDifference(found[False], found[True], len(hidden_bases))
+        found[strand] = interval(float(ratios.estimate), ratios.resampled)
+    return StrandDifference(found["+"], found["both"], len(hidden_bases))
 
 
-def _difference(
-    model: Any, hidden: Hidden, *, strand_average: bool
-) -> NDArray[np.float64]:
-    forward = masked_log_probabilities(
-        model, hidden.masked, strand_average=strand_average
-    )
+def _difference(model: Any, hidden: Hidden, *, strand: Strand) -> NDArray[np.float64]:
+    forward = masked_log_probabilities(model, hidden.masked, strand=strand)
     mirrored = alphabet.reverse_complement(hidden.masked.astype(np.uint8))
-    reverse = masked_log_probabilities(
-        model, mirrored.astype(np.int64), strand_average=strand_average
-    )[:, ::-1, ::-1]
+    reverse = masked_log_probabilities(model, mirrored.astype(np.int64), strand=strand)[
+        :, ::-1, ::-1
+    ]
     at = hidden.rows, hidden.columns
     return np.abs(np.exp(forward[at]) - np.exp(reverse[at])).mean(-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.chunks import Arrays
     from crossdna.models.opening import Task
 
-Strand = Literal["+", "-", "both"]
 _PER_LINE: Final = 60
-_STRANDS: Final = ("+", "-")
+_STRANDS: Final = alphabet.STRANDS[:2]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +65,7 @@ class GenerateSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.strand not in ("+", "-", "both"):
-            raise CrossDNAError(f"strand is +, - or both, got {self.strand!r}")
+        alphabet.require_strand(self.strand)
         for name, least in (("number", 1), ("rounds", 1), ("sweeps", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise CrossDNAError(
@@ -167,7 +166,8 @@ def _on_strand(
             randoms,
             rounds=settings.rounds,
             sweeps=settings.sweeps,
-            strand_average=settings.strand == "both",
+            # Constraints are turned already.
+            strand="both" if settings.strand == "both" else "+",
         )
     return alphabet.reverse_complement(ids) if strand == "-" else ids
 

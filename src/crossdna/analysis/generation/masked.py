@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.generation.constraints import Plan
     from crossdna.analysis.generation.sampling import Truncation
 
@@ -36,7 +37,7 @@ def reveal(
     *,
     rounds: int,
     sweeps: int,
-    strand_average: bool,
+    strand: Strand,
 ) -> NDArray[np.uint8]:
     """Draw one sequence for each generator: (sequences, length).
 
@@ -55,7 +56,7 @@ def reveal(
         for places in np.array_split(orders, min(rounds, max(1, len(free))), axis=1):
             if sweep:
                 np.put_along_axis(ids, places, np.uint8(alphabet.MASK), 1)
-            logs = _ask(model, ids, strand_average)
+            logs = _ask(model, ids, strand)
             for row, random in enumerate(randoms):
                 weights = np.where(
                     (ids[row] == alphabet.MASK)[:, None],
@@ -67,9 +68,7 @@ def reveal(
     return ids
 
 
-def _ask(
-    model: Any, ids: NDArray[np.uint8], strand_average: bool
-) -> NDArray[np.float64]:
+def _ask(model: Any, ids: NDArray[np.uint8], strand: Strand) -> NDArray[np.float64]:
     asked = torch.from_numpy(ids.astype(np.int64)).to(model.device)
-    logs = base_log_probabilities(model, asked, strand_average=strand_average)
+    logs = base_log_probabilities(model, asked, strand=strand)
     return logs.double().cpu().numpy()

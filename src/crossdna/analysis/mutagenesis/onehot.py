@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crossdna import alphabet
 from crossdna.analysis.heads import read_head
-from crossdna.analysis.inference import reads_both_strands, sequence_logits
+from crossdna.analysis.inference import choose_strand, sequence_logits
 from crossdna.analysis.variants.readings import window_likelihoods
 from crossdna.analysis.variants.score import ScoreSettings
 from crossdna.data.variants import Window
@@ -23,6 +23,7 @@ from crossdna.models.crossdna.streams import TwoStrandPass
 from crossdna.models.record import has_head
 
 if TYPE_CHECKING:
+    from crossdna.alphabet import Strand
     from crossdna.models.crossdna import CrossDNAConfig
 
 
@@ -42,8 +43,8 @@ class OneHotModel(nn.Module):
     ----------
     model
         See `crossdna.analysis.inference.load_model`.
-    strand_average
-        Read both strands; None: unless the head was trained on one.
+    strand
+        What the model reads; None: both, or the one that its head was trained on.
     mask_spacing
         For masked models, see `ScoreSettings`.
     """
@@ -52,15 +53,13 @@ class OneHotModel(nn.Module):
         self,
         model: Any,
         *,
-        strand_average: bool | None = None,
+        strand: Strand | None = None,
         mask_spacing: int = 8,
     ) -> None:
         super().__init__()
         self.model = model.eval()
         self.head = read_head(model)
-        if strand_average is None:
-            strand_average = reads_both_strands(model)
-        self.strand_average = strand_average
+        self.strand = choose_strand(model, strand)
         self.mask_spacing = mask_spacing
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,14 +81,10 @@ class OneHotModel(nn.Module):
             return self._differentiable(x)
         ids = one_hot_to_ids(x)
         if has_head(self.model):
-            logits = sequence_logits(
-                self.model, ids, strand_average=self.strand_average
-            )
+            logits = sequence_logits(self.model, ids, strand=self.strand)
             return self.head.outputs(logits.clone())
         settings = ScoreSettings(
-            scores=("pll",),
-            mask_spacing=self.mask_spacing,
-            strand_average=self.strand_average,
+            scores=("pll",), mask_spacing=self.mask_spacing, strand=self.strand
         )
         rows = ids.cpu().numpy().astype(np.uint8)
         windows = [Window(row, np.arange(len(row))) for row in rows]
@@ -109,10 +104,9 @@ class OneHotModel(nn.Module):
                 'and strand_alignment "locus" only; other models can be asked without '
                 "gradients (in-silico mutagenesis)"
             )
-        logits = self._soft_logits(network, x)
-        if self.strand_average:
-            logits = (logits + self._soft_logits(network, x.flip(1, 2))) / 2
-        return self.head.outputs(logits)
+        read = {"+": [x], "-": [x.flip(1, 2)], "both": [x, x.flip(1, 2)]}[self.strand]
+        logits = [self._soft_logits(network, given) for given in read]
+        return self.head.outputs(torch.stack(logits).mean(0))
 
     def _soft_logits(self, network: CrossDNAModel, x: Tensor) -> Tensor:
         return self.model.head(_read_soft(network, x), bases=x)

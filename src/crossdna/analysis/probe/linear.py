@@ -168,7 +168,7 @@ def mean_embeddings(
     for first in range(0, len(ids), batch_size):
         batch = ids[first : first + batch_size].astype(np.int64)
         on_device = torch.from_numpy(batch).to(model.device)
-        states = embeddings(model, on_device, strand_average=True)
+        states = embeddings(model, on_device, strand="both")
         parts.append(states.mean(1).cpu().numpy())
         advance(len(batch))
     return np.concatenate(parts)

@@ -150,7 +150,7 @@ class FinetunedModel:
         logits = predict_logits(
             network,
             windows,
-            strand_average=self.card.strands == "both",
+            strand=self.card.strand,
             per_base=per_base,
             bases_per_batch=self.bases_per_batch,
         )

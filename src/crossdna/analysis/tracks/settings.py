@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from crossdna import alphabet
 from crossdna.errors import CrossDNAError
+
+if TYPE_CHECKING:
+    from crossdna.alphabet import Strand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +25,8 @@ class TrackSettings:
     """Bases from one window of a head to the next."""
     piece: int = 65536
     """Bases read at once from a stream; changes memory, not results."""
-    strand_average: bool = False
-    """Average the predictions from both strands."""
+    strand: Strand = "+"
+    """What the model reads; of both the predictions are averaged."""
     batch_size: int = 16
     """Windows per forward pass."""
     bin: int = 0
@@ -30,6 +35,7 @@ class TrackSettings:
     """Principal components of the bins that become tracks."""
 
     def __post_init__(self) -> None:
+        alphabet.require_strand(self.strand)
         for name in ("window", "step", "piece", "batch_size"):
             if getattr(self, name) < 1:
                 raise CrossDNAError(

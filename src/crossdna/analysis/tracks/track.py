@@ -136,7 +136,8 @@ def total_steps(model: Any, region: Region, settings: TrackSettings) -> int:
     reading = reading_of(model, settings)
     if not reading.streamed:
         return len(region)
-    return len(region) * (1 + settings.strand_average) * _passes(reading, settings)
+    strands = len(_strands(model, settings))
+    return len(region) * strands * _passes(reading, settings)
 
 
 def _passes(reading: Reading, settings: TrackSettings) -> int:
@@ -167,7 +168,7 @@ def compute(
         return
     # A bin lies in two pieces at most.
     streamer = Streamer(model, max(settings.piece, settings.bin), folder)
-    for strand in range(1 + settings.strand_average):
+    for strand in _strands(model, settings):
         taker = _Taker(model, genome, region, settings, folder, strand)
         for rest in range(_passes(reading, settings)):
             spacing = settings.mask_spacing if reading.kind == "probability" else 0
@@ -296,10 +297,14 @@ def _bin_file(
     return BinFile(path, len(region), settings.bin, width)
 
 
-def _strands(model: Any, settings: TrackSettings) -> range:
-    """Strands with a file each; windows are averaged as they are read."""
-    streamed = reading_of(model, settings).streamed
-    return range(1 + (settings.strand_average and streamed))
+def _strands(model: Any, settings: TrackSettings) -> tuple[int, ...]:
+    """Strands with a file each: 0 forward, 1 reverse.
+
+    Windows are turned, and averaged, as they are read.
+    """
+    if not reading_of(model, settings).streamed:
+        return (0,)
+    return {"+": (0,), "-": (1,), "both": (0, 1)}[settings.strand]
 
 
 def read_bins(
@@ -340,20 +345,23 @@ def read_values(
     kind = reading_of(model, settings).kind
     names, head = list(track_descriptions(model, settings)), read_head(model)
     span = settings.step if kind == "head" else 1
-    files = [
-        _row_file(model, region, settings, folder, strand)
+    files = {
+        strand: _row_file(model, region, settings, folder, strand)
         for strand in _strands(model, settings)
-    ]
+    }
     count = -(-len(region) // span)
     fetch = _fetch(genome, region)
     for start in range(0, count, settings.piece):
         end = min(start + settings.piece, count)
-        mean = files[0].read(start, end)
-        if len(files) == 2:
-            other = files[1].read(count - end, count - start)[::-1]
+        found = []
+        for strand, rows in files.items():
+            if not strand:
+                found.append(rows.read(start, end))
+                continue
+            other = rows.read(count - end, count - start)[::-1]
             # The complement of A C G T is their order turned round; labels stay.
-            other = other[:, ::-1] if kind == "probability" else other
-            mean = (mean + other) / np.float32(2)
+            found.append(other[:, ::-1] if kind == "probability" else other)
+        mean = np.mean(found, axis=0)
         if kind == "probability":
             tracks = base_tracks(mean, fetch(start, end))
         else:

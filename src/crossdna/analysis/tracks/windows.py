@@ -66,7 +66,7 @@ def probability_windows(
         base_log_probabilities(
             model,
             torch.from_numpy(copies[row : row + settings.batch_size]).to(model.device),
-            strand_average=settings.strand_average,
+            strand=settings.strand,
         )
         for row in range(0, len(copies), settings.batch_size)
     ]
@@ -96,7 +96,7 @@ def head_windows(
             torch.from_numpy(ids[row : row + settings.batch_size].astype(np.int64)).to(
                 model.device
             ),
-            strand_average=settings.strand_average,
+            strand=settings.strand,
         )
         for row in range(0, count, settings.batch_size)
     ]
@@ -112,7 +112,7 @@ def token_windows(
     """Ask a per-base head about a run of stretches."""
 
     def read(ids: Tensor) -> Tensor:
-        return token_logits(model, ids, strand_average=settings.strand_average)
+        return token_logits(model, ids, strand=settings.strand)
 
     step = max(1, settings.window // 2)
     begin = number * step * WINDOWS_TOGETHER
@@ -128,7 +128,7 @@ def bin_windows(
     """Represent the bases of whole bins, as many as about fill a run of windows."""
 
     def read(ids: Tensor) -> Tensor:
-        return embeddings(model, ids, strand_average=settings.strand_average)
+        return embeddings(model, ids, strand=settings.strand)
 
     size = settings.bin * max(
         1, settings.window // 2 * WINDOWS_TOGETHER // settings.bin

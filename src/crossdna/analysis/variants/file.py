@@ -16,9 +16,9 @@ from crossdna.analysis.inference import (
     FLOAT32,
     Execution,
     checkpoint_task,
+    choose_strand,
     default_window,
     load_model,
-    reads_both_strands,
 )
 from crossdna.analysis.provenance import described
 from crossdna.analysis.variants.scan import scan_variants
@@ -153,7 +153,7 @@ class ScoringRun(NamedTuple):
         made_by = described(
             self.fingerprint,
             self.job.model,
-            strand_average=settings.strand_average,
+            strand=settings.strand,
             precision=self.job.execution.precision,
         )
         return {
@@ -218,11 +218,9 @@ def prepare(
             )
         network = load_model(model, task, "cpu", trust_remote_code=trust_remote_code)
         names = tuple(scores or default_scores(network))
-        usual = {
-            "window": default_window(network, WINDOW),
-            "strand_average": reads_both_strands(network),
-        }
-        settings = ScoreSettings(scores=names, **{**usual, **options})
+        usual = {"window": default_window(network, WINDOW)}
+        strand = choose_strand(network, options.get("strand"))
+        settings = ScoreSettings(scores=names, **{**usual, **options, "strand": strand})
         columns = score_names(network, settings.scores)
         digits = str(fingerprint(network, model))
     return ScoringRun(

@@ -29,6 +29,11 @@ VCF_SUFFIXES: Final = (".vcf", ".vcf.gz", ".vcf.bgz")
 TABLE_SUFFIXES: Final = (".tsv", ".parquet")
 _NO_ALTERNATE: Final = "NO_ALT"
 _ROWS_AT_ONCE: Final = 65536
+_STRANDS: Final = {
+    "+": "forward strand",
+    "-": "reverse strand",
+    "both": "both strands averaged",
+}
 _PREFIX: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _INFO_ID: Final = re.compile(r"##INFO=<ID=([^,>]+)")
 _SCORES: Final = re.compile(r'scores="([^"]*)"')
@@ -103,8 +108,7 @@ def write_scores(
 
 def info_fields(run: ScoringRun, prefix: str) -> list[InfoField]:
     """The INFO fields of a scored VCF, scores first."""
-    both = run.job.settings.strand_average
-    how = "both strands averaged" if both else "forward strand"
+    how = _STRANDS[run.job.settings.strand]
     model = f"{run.job.model}, {how}, window {run.job.settings.window}"
     fields = [
         InfoField(f"{prefix}{name.upper()}", "A", "Float", f"{text} ({model})")

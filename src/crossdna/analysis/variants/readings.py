@@ -64,7 +64,7 @@ def masked_marginals(
                 Edit(window, positions[row], alphabet.MASK)
                 for window, row in zip(group.owners, group.rows, strict=True)
             ],
-            strand_average=settings.strand_average,
+            strand=settings.strand,
         )
         results[group.rows] = logs.double().cpu().numpy()
     masked = [windows[row].copy() for row in alone]
@@ -72,9 +72,7 @@ def masked_marginals(
         window[positions[row]] = alphabet.MASK
 
     def read(ids: Tensor, chosen: list[int]) -> Tensor:
-        logs = base_log_probabilities(
-            model, ids, strand_average=settings.strand_average
-        )
+        logs = base_log_probabilities(model, ids, strand=settings.strand)
         at = torch.tensor([positions[alone[i]] for i in chosen], device=ids.device)
         return logs[torch.arange(len(chosen), device=ids.device), at]
 
@@ -159,9 +157,7 @@ def _causal_log_likelihoods(
     model: Any, windows: Sequence[Window], settings: ScoreSettings
 ) -> NDArray[np.float64]:
     def read(ids: Tensor, rows: list[int]) -> Tensor:
-        return log_likelihoods(model, ids, strand_average=settings.strand_average)[
-            :, None
-        ]
+        return log_likelihoods(model, ids, strand=settings.strand)[:, None]
 
     ids = [window.ids for window in windows]
     return _in_batches(read, ids, model, settings.batch_size, 1)[:, 0]
@@ -175,15 +171,17 @@ def _token_pseudo_log_likelihoods(
     def read(ids: Tensor, rows: list[int]) -> Tensor:
         loci = torch.from_numpy(np.stack([windows[row].loci for row in rows]))
         loci = loci.to(ids.device)
+        sums = []
         with asking(model):
-            sums = model.pseudo_log_likelihoods(ids, loci, spacing=spacing)
-            if settings.strand_average:
+            if settings.strand != "-":
+                found = model.pseudo_log_likelihoods(ids, loci, spacing=spacing)
+                sums.append(found)
+            if settings.strand != "+":
                 other, _ = reverse_complement(ids)
-                back = model.pseudo_log_likelihoods(
-                    other, loci.flip(1), spacing=spacing
-                )
-                sums = (sums + back) / 2
-        return sums[:, None]
+                back = loci.flip(1)
+                found = model.pseudo_log_likelihoods(other, back, spacing=spacing)
+                sums.append(found)
+        return torch.stack(sums).mean(0)[:, None]
 
     ids = [window.ids for window in windows]
     return _in_batches(read, ids, model, settings.batch_size, 1)[:, 0]
@@ -212,9 +210,7 @@ def pseudo_log_likelihoods(
     ]
 
     def read(ids: Tensor, rows: list[int]) -> Tensor:
-        logs = base_log_probabilities(
-            model, ids, strand_average=settings.strand_average
-        )
+        logs = base_log_probabilities(model, ids, strand=settings.strand)
         bases = torch.from_numpy(np.stack([truths[row] for row in rows]))
         bases = bases.long().clamp(max=alphabet.NUM_BASES - 1).to(ids.device)
         own = logs.gather(2, bases[..., None])[..., 0].double()
@@ -238,7 +234,7 @@ def head_differences(
     head, width = read_head(model), model.config.num_labels
 
     def read(ids: Tensor, rows: list[int]) -> Tensor:
-        return sequence_logits(model, ids, strand_average=settings.strand_average)
+        return sequence_logits(model, ids, strand=settings.strand)
 
     def outputs(windows: Sequence[Window]) -> NDArray[np.float64]:
         return said([window.ids for window in windows])
@@ -262,7 +258,7 @@ def head_differences(
                     group.owners, [pairs[row] for row in rows], strict=True
                 )
             ],
-            strand_average=settings.strand_average,
+            strand=settings.strand,
         )
         after = head.outputs(logits.double().cpu())
         results[rows] = after.numpy() - said(group.windows)[group.owners]
@@ -286,7 +282,7 @@ def embedding_differences(
     """Mean embedding (pairs, channels) of alternate minus reference windows."""
 
     def read(ids: Tensor, rows: list[int]) -> Tensor:
-        vectors = embeddings(model, ids, strand_average=settings.strand_average)
+        vectors = embeddings(model, ids, strand=settings.strand)
         return vectors.double().mean(1)
 
     def means(windows: Sequence[Window]) -> NDArray[np.float64]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from crossdna.alphabet import Strand
+
 # From so many edits of one window on, reading the window itself first pays.
 _WORTH_SHARING: Final = 4
 
@@ -154,7 +156,7 @@ def edited_marginals(
     ids: Tensor,
     edits: Sequence[Edit],
     *,
-    strand_average: bool,
+    strand: Strand,
 ) -> Tensor:
     """Log-probabilities (edits, 4) like `base_log_probabilities` of masked copies.
 
@@ -164,11 +166,13 @@ def edited_marginals(
     edits
         In any order; their bases are [MASK].
     """
-    mean = masked_probabilities(model, ids, edits)
-    if strand_average:
+    found = []
+    if strand != "-":
+        found.append(masked_probabilities(model, ids, edits))
+    if strand != "+":
         back = masked_probabilities(model, *_other_strand(ids, edits))
-        mean = (mean + back.flip(1)) / 2
-    return mean.log()
+        found.append(back.flip(1))
+    return torch.stack(found).mean(0).log()
 
 
 def edited_outputs(
@@ -176,7 +180,7 @@ def edited_outputs(
     ids: Tensor,
     edits: Sequence[Edit],
     *,
-    strand_average: bool,
+    strand: Strand,
 ) -> Tensor:
     """Logits (edits, labels) like `sequence_logits` of copies with one base changed.
 
@@ -186,11 +190,12 @@ def edited_outputs(
     edits
         In any order.
     """
-    mean = edited_logits(model, ids, edits)
-    if strand_average:
-        back = edited_logits(model, *_other_strand(ids, edits))
-        mean = (mean + back) / 2
-    return mean
+    found = []
+    if strand != "-":
+        found.append(edited_logits(model, ids, edits))
+    if strand != "+":
+        found.append(edited_logits(model, *_other_strand(ids, edits)))
+    return torch.stack(found).mean(0)
 
 
 def _other_strand(ids: Tensor, edits: Sequence[Edit]) -> tuple[Tensor, list[Edit]]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from crossdna.alphabet import Strand
     from crossdna.analysis.classical.opening import ClassicalModel
     from crossdna.data.genome import Genome
     from crossdna.data.variants import Allele
@@ -110,8 +111,8 @@ class ScoreSettings:
     mask_spacing: int = 8
     """``pll`` masks every so-manieth base (or token) at once, so it takes as many
     passes."""
-    strand_average: bool = True
-    """Average the predictions from both strands."""
+    strand: Strand = "both"
+    """What the model reads; of both the predictions are averaged."""
     batch_size: int = 32
     """Windows per forward pass; changes results by rounding only."""
 
@@ -121,6 +122,7 @@ class ScoreSettings:
             raise CrossDNAError(
                 f"scores are {', '.join(SCORES)}; got {', '.join(unknown) or 'none'}"
             )
+        alphabet.require_strand(self.strand)
         if self.window < 16:
             raise CrossDNAError(f"a window needs 16 bases, got {self.window}")
         for name in ("mask_spacing", "batch_size"):
@@ -240,7 +242,7 @@ def score_classically(
     rows = [row for row, allele in enumerate(alleles) if not allele.skip]
     own = [alleles[row] for row in rows]
     pairs = [window_pair(genome, allele, settings.window) for allele in own]
-    found = model.differences(own, pairs, both=settings.strand_average)
+    found = model.differences(own, pairs, strand=settings.strand)
     for name, values in found.items():
         scores[name][rows] = values
     return scores
