@@ -40,11 +40,13 @@ def detect(tmp_path, values, kind="auto", **more):
     ("values", "kind", "classes"),
     [
         ([0, 1, 1], "binary", ("0", "1")),
-        (["True", "false", "TRUE"], "binary", ("0", "1")),
+        (["True", "false", "TRUE"], "binary", ("false", "True")),
         (["pos", "neg"], "binary", ("neg", "pos")),
         (["none", "some"], "binary", ("none", "some")),
         ([0, 1, "0.0", "1.", "+1", "-0"], "binary", ("0", "1")),
-        (["-1.0", 1, "2.0", 2], "multiclass", ("-1", "1", "2")),
+        (["-1.0", 1, "2.0", 2], "multiclass", ("-1.0", "1", "2.0")),
+        (["01", "1", "001", "1.0"], "multiclass", ("001", "01", "1")),
+        (["True", "False", "unknown"], "multiclass", ("False", "True", "unknown")),
         (["00000011", "10100000"], "per-base", ("0", "1")),
         ([10, 9, 2], "multiclass", ("2", "9", "10")),
         (["a", "c", "b"], "multiclass", ("a", "b", "c")),
@@ -76,7 +78,10 @@ def test_positive_class_can_be_named(tmp_path):
     assert detect(tmp_path, ["TATA", "other"]).classes == ("TATA", "other")
     task = detect(tmp_path, ["TATA", "other"], positive="TATA")
     assert task.classes == ("other", "TATA")
-    assert detect(tmp_path, ["True", "False"], positive="False").classes == ("1", "0")
+    flags = ["True", "False"]
+    for name in ("False", "false", "0"):
+        assert detect(tmp_path, flags, positive=name).classes == ("True", "False")
+    assert detect(tmp_path, [0, 1], positive="FALSE").classes == ("1", "0")
     assert detect(tmp_path, [0, 1], positive="0.0").classes == ("1", "0")
     with pytest.raises(CrossDNAError, match="'no' is not one of two classes"):
         detect(tmp_path, ["TATA", "other"], positive="no")
@@ -110,8 +115,22 @@ def test_bad_labels(tmp_path, values, kind, message):
 
 def test_whole_numbers_are_the_same_classes_in_every_file(tmp_path):
     task = detect(tmp_path, ["0.0", "1.0"])
+    assert task.classes == ("0.0", "1.0")
     data = labelled.label(table_of(tmp_path, {"label": [1, 0, "+1"]}), task)
     assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_true_and_false_in_every_file(tmp_path):
+    def numbers(train, values):
+        table = table_of(tmp_path, {"label": values})
+        return labelled.label(table, detect(tmp_path, train)).labels.tolist()
+
+    assert numbers(["True", "False"], [1, "0.0", "TRUE"]) == [1, 0, 1]
+    assert numbers([0, 1], ["True", "false", 1]) == [1, 0, 1]
+    # Beside a third class they are names, also where that one does not occur.
+    assert numbers(["True", "False", "unknown"], ["True", "False"]) == [1, 0]
+    with pytest.raises(CrossDNAError, match=r"class 'true' does not occur in the"):
+        numbers(["a", "b"], ["true", "a"])
 
 
 def test_lists_are_no_labels(tmp_path):

@@ -175,6 +175,17 @@ def test_split_by_contig_where_coordinates_are_known(tmp_path, rng):
     assert not contigs["train"] & contigs["test"]
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("groups", "rows"), [(3, 10), (4, 9), (5, 18), (5, 100)])
+def test_no_split_is_empty_while_there_are_groups(groups, rows, seed):
+    members = np.repeat(np.arange(groups), rows)
+    split = splits.assign_groups(
+        members, np.zeros(len(members), np.int64), (0.8, 0.1, 0.1), seed=seed
+    )
+    found = [len(np.unique(members[split == name])) for name in splits.SPLITS]
+    assert found == [groups - 2, 1, 1]
+
+
 @pytest.mark.parametrize(("rows", "by"), [(1, "similarity"), (4, "contig")])
 def test_contigs_of_names_are_taken_where_they_hold_several_rows(
     tmp_path, rng, rows, by

@@ -85,7 +85,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         "--lr",
         type=float,
         help="highest learning rate (default: 2e-3 for random weights and the head, "
-        "3e-4 for pretrained ones, 5e-4 for lora)",
+        "3e-4 for pretrained ones, 5e-4 for lora; 5e-3 with --method head)",
     )
     train.add_argument(
         "--patience",
@@ -367,8 +367,11 @@ def _kept_models(
     output: Path = arguments.output
     # A resumed run may have been one before.
     (output / ENSEMBLE_NAME).unlink(missing_ok=True)
-    for file in result.best.folder.iterdir():
-        with atomic_path(output / file.name) as temporary:
+    best_of_all = result.best.folder
+    for file in (path for path in best_of_all.rglob("*") if path.is_file()):
+        target = output / file.relative_to(best_of_all)
+        target.parent.mkdir(exist_ok=True)
+        with atomic_path(target) as temporary:
             shutil.copy(file, temporary)
     seeds = {
         f"seed {one.seed}": FinetunedModel.load(

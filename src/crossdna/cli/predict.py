@@ -67,7 +67,16 @@ def run(arguments: argparse.Namespace) -> int:
     sample = finetuned.prediction_columns(card, nothing)
     finetuned.joined(table.columns.head(0), sample, table.source)
     long = int((table.lengths > card.max_length).sum())
-    if long:
+    anchored = model.anchored_length
+    others = 0 if anchored is None else int((table.lengths != anchored).sum())
+    if others:
+        print(
+            f"note: {others} of {len(table)} sequences are not {anchored} bases long "
+            "as those in training; the head weighs positions, which are other ones in "
+            "them, so what it says of them means little",
+            file=sys.stderr,
+        )
+    elif long:
         print(
             f"note: {long} of {len(table)} sequences are longer than the "
             f"{card.max_length} bases of training; they are read in windows of that "

@@ -36,8 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.data.labelled_inputs import read_inputs
     from crossdna.data.table_files import check_table_path, write_table
     from crossdna.errors import CrossDNAError
+    from crossdna.files import refuse_overwriting
 
-    check_table_path(arguments.output)
+    output = check_table_path(arguments.output)
+    for source in arguments.input:
+        # Or CLASS=FILE.
+        refuse_overwriting(source.rpartition("=")[2], output)
     options = input_options(arguments)
     table = read_inputs(arguments.input, options)
     columns = labelled.find_label_columns(table, options.label_columns)

@@ -34,7 +34,8 @@ MANY_CLASSES: Final = 1000
 
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d*,\d+")
 _BOOLEAN: Final = {"true": "1", "false": "0"}
-_WHOLE: Final = re.compile(r"([+-]?\d{1,18})(\.0*)?")
+# Zeros in front make a name of it: 001 is no 1.
+_WHOLE: Final = re.compile(r"([+-]?(?:0|[1-9]\d{0,17}))(\.0*)?")
 _MISSING: Final = frozenset(
     ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "NAN", "nan", "NULL", "null", "None")
 )
@@ -49,8 +50,9 @@ class Task:
     columns: tuple[str, ...]
     """The label columns: one, or several for several labels or targets."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, in the order of their numbers; of a binary task the second
-    is the positive one. Empty for regression; the columns for several labels."""
+    """Names of the classes, in the order of their numbers and as the training table
+    spells them first; of a binary task the second is the positive one. Empty for
+    regression; the columns for several labels."""
 
     @property
     def outputs(self) -> int:
@@ -188,7 +190,7 @@ def detect_task(
     are binary; text, or at most `FEW_VALUES` whole numbers, are classes; other numbers
     are a quantity. Several columns are several labels when they hold 0 and 1 only, else
     several quantities. Of whole numbers the value counts: 1, 1.0 and +1 are one class,
-    called 1.
+    called what comes first; so are 1 and True where all are True or False.
 
     Parameters
     ----------
@@ -221,10 +223,12 @@ def detect_task(
     name, values = columns[0], texts[columns[0]]
     if chosen == "per-base":
         _require_base_labels(table, values)
-        values = sorted(set("".join(values)) - {"."})
+        classes = sorted(set("".join(values)) - {"."})
     else:
-        values = _class_names(values)
-    classes = _sorted_classes(values)
+        spelled: dict[str, str] = {}
+        for key, text in zip(_class_keys(values), values, strict=True):
+            spelled.setdefault(key, text)
+        classes = [spelled[key] for key in _sorted_classes(list(spelled))]
     _require_classes(table, name, chosen, classes)
     if positive is not None:
         classes = _positive_last(table, chosen, classes, positive)
@@ -254,19 +258,22 @@ def label(table: SequenceTable, task: Task) -> LabelledSet:
         parts = [_zero_one(table, name, texts[name]) for name in task.columns]
         return LabelledSet(table=table, task=task, labels=np.stack(parts, axis=1))
     values = texts[task.columns[0]]
-    numbers = {name: number for number, name in enumerate(task.classes)}
     if task.kind == "per-base":
+        numbers = {name: number for number, name in enumerate(task.classes)}
         _require_base_labels(table, values)
         labels = _base_numbers(table, values, {**numbers, ".": IGNORED})
         return LabelledSet(table=table, task=task, labels=labels)
-    values = _class_names(values)
-    for value, where in zip(values, table.places, strict=True):
-        if value not in numbers:
+    numbers = {key: number for number, key in enumerate(_class_keys(task.classes))}
+    labels = np.empty(len(values), np.int64)
+    for row, (value, where) in enumerate(zip(values, table.places, strict=True)):
+        (key,) = _whole_numbers([value])
+        number = numbers.get(key, numbers.get(_BOOLEAN.get(key.lower(), "")))
+        if number is None:
             raise CrossDNAError(
                 f"{where}: class {value!r} does not occur in the training set "
                 f"(it has {', '.join(task.classes[:10])})"
             )
-    labels = np.array([numbers[value] for value in values], np.int64)
+        labels[row] = number
     return LabelledSet(table=table, task=task, labels=labels)
 
 
@@ -298,13 +305,22 @@ def _texts(table: SequenceTable, name: str) -> list[str]:
                 f"{where}: label {value.strip()!r} in column {name!r} means a missing "
                 "value; leave the row out, or call the class something else"
             )
-    stripped = [value.strip() for value in values]
-    if {value.lower() for value in stripped} <= set(_BOOLEAN):
-        return [_BOOLEAN[value.lower()] for value in stripped]
-    return stripped
+    return [value.strip() for value in values]
 
 
-def _class_names(texts: Sequence[str]) -> list[str]:
+def _booleans(texts: Sequence[str]) -> list[str]:
+    """1 and 0 where all are True or False."""
+    if {text.lower() for text in texts} <= set(_BOOLEAN):
+        return [_BOOLEAN[text.lower()] for text in texts]
+    return list(texts)
+
+
+def _class_keys(texts: Sequence[str]) -> list[str]:
+    """What labels of one class have in common, however they are spelled."""
+    return _whole_numbers(_booleans(texts))
+
+
+def _whole_numbers(texts: Sequence[str]) -> list[str]:
     """One spelling for each whole number: 1 for 1.0 and +1.
 
     A table that was written by pandas or from a spreadsheet has 1.0 where another one
@@ -319,7 +335,7 @@ def _class_names(texts: Sequence[str]) -> list[str]:
 
 def _detect_kind(table: SequenceTable, texts: dict[str, list[str]]) -> Kind:
     if len(texts) > 1:
-        columns = [set(_class_names(values)) for values in texts.values()]
+        columns = [set(_class_keys(values)) for values in texts.values()]
         zero_one = all(values <= {"0", "1"} for values in columns)
         return "multilabel" if zero_one else "regression"
     (name, values), *_ = texts.items()
@@ -328,7 +344,7 @@ def _detect_kind(table: SequenceTable, texts: dict[str, list[str]]) -> Kind:
         for value, length in zip(values, table.lengths, strict=True)
     ):
         return "per-base"
-    distinct = set(_class_names(values))
+    distinct = set(_class_keys(values))
     if len(distinct) == 2:
         return "binary"
     numeric = [_is_number(value) for value in values]
@@ -368,6 +384,7 @@ def _comma_hint(text: str) -> str:
 def _numbers(
     table: SequenceTable, name: str, texts: Sequence[str]
 ) -> NDArray[np.float64]:
+    texts = _booleans(texts)
     for text, where in zip(texts, table.places, strict=True):
         if not _is_number(text):
             raise CrossDNAError(
@@ -380,7 +397,8 @@ def _numbers(
 def _zero_one(
     table: SequenceTable, name: str, texts: Sequence[str]
 ) -> NDArray[np.float64]:
-    for text, where in zip(_class_names(texts), table.places, strict=True):
+    texts = _class_keys(texts)
+    for text, where in zip(texts, table.places, strict=True):
         if text not in ("0", "1"):
             raise CrossDNAError(
                 f"{where}: label {text!r} in column {name!r} is not 0 or 1, which a "
@@ -438,11 +456,10 @@ def _sorted_classes(values: Sequence[str]) -> list[str]:
 def _positive_last(
     table: SequenceTable, kind: Kind, classes: Sequence[str], positive: str
 ) -> list[str]:
-    (name,) = _class_names([positive])
-    if name not in classes:
-        # Labels True and False are called 1 and 0.
-        name = _BOOLEAN.get(name.lower(), name)
-    if kind != "binary" or name not in classes:
+    names = dict(zip(_class_keys(classes), classes, strict=True))
+    (key,) = _whole_numbers([positive])
+    name = names.get(key, names.get(_BOOLEAN.get(key.lower(), "")))
+    if kind != "binary" or name is None:
         raise CrossDNAError(
             f"{table.source}: {positive!r} is not one of two classes "
             f"({', '.join(classes[:10])})"

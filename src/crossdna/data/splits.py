@@ -103,7 +103,8 @@ def assign_groups(
     """Give whole groups to splits so that sizes and class balance come near `shares`.
 
     Greedy, largest group first, in an order that the seed decides among equals: a group
-    goes where it lessens the squared distance to the wanted class counts most.
+    goes where it lessens the squared distance to the wanted class counts most. The last
+    groups go to splits that have none.
 
     Parameters
     ----------
@@ -126,8 +127,10 @@ def assign_groups(
     order = order[np.argsort(-counts[order].sum(1), kind="stable")]
     filled = np.zeros_like(target)
     assigned = np.zeros(len(counts), np.int64)
-    allowed = part > 0
-    for group in order:
+    wanted = part > 0
+    for place, group in enumerate(order):
+        empty = wanted & (filled.sum(1) == 0)
+        allowed = empty if empty.sum() >= len(order) - place else wanted
         # The change of sum((filled - target)^2 / target) if the group goes there.
         added = counts[group]
         change = (added * (added + 2 * (filled - target)) / scale).sum(1)

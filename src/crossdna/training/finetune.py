@@ -434,10 +434,10 @@ def _finish(trainer: FinetuneTrainer, model: str, folder: Path, seed: int) -> Ru
     # Taking the mixed-precision wrapper off makes thresholds those of float32, which is
     # what predictions will be made in.
     network = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    total = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     task, labels = trainer.card.task, trainer.valid.labels
     network = merged(network)
+    total = sum(p.numel() for p in network.parameters())
     # Only the last layer changes in between: what is below is asked once.
     with asked_once(network, Kept(KEPT_AT_THE_END)):
         temperature = fit_temperature(task, labels, trainer.valid_logits(network))

@@ -69,25 +69,52 @@ def test_labels_in_other_columns_are_other_labels(tmp_path, random_rows):
         sets[name] = labelled.label(read_sequences(path), task)
     audit = audit_splits(sets)
     (pair,) = audit.pairs
-    # The first sequence has either label in both.
-    assert (pair.identical, pair.conflicting) == (9, 8)
+    # The first sequence has either label in both, so that one of them is another.
+    assert (pair.identical, pair.conflicting) == (9, 9)
     assert [part.conflicting for part in audit.splits] == [1, 1]
 
 
 def test_labels_of_bases_are_turned_with_the_strand(tmp_path, random_rows):
     task = labelled.Task(kind="per-base", columns=("label",), classes=("A", "B"))
     sets = {}
-    for name, label in (("train", "AAB"), ("test", "BAA"), ("wrong", "ABA")):
-        ids = random_rows[0][0][:3]
-        letters = alphabet.decode(
-            ids if name == "train" else alphabet.reverse_complement(ids)
-        )
+    sequence = random_rows[0][0][:3]
+    turned = alphabet.reverse_complement(sequence)
+    for name, ids, label in (
+        ("train", sequence, "AAB"),
+        ("test", turned, "BAA"),
+        ("other", turned, "ABA"),
+        ("not turned", turned, "AAB"),
+        ("turned alone", sequence, "BAA"),
+    ):
+        letters = alphabet.decode(ids)
         path = tmp_path / f"{name}.csv"
         path.write_text(f"sequence,label\n{letters},{label}\n")
         table = read_sequences(path, sequence_column="sequence")
         sets[name] = labelled.label(table, task)
-    found = {p.second: p.conflicting for p in audit_splits(sets).pairs[:2]}
-    assert found == {"test": 0, "wrong": 1}
+    found = {p.second: p.conflicting for p in audit_splits(sets).pairs[:4]}
+    assert found == {"test": 0, "other": 1, "not turned": 1, "turned alone": 1}
+
+
+def test_bases_of_a_palindrome_have_labels_of_either_strand(tmp_path):
+    task = labelled.Task(kind="per-base", columns=("label",), classes=("A", "B"))
+    sets = {}
+    for name, label in (("a", "AAAB"), ("b", "BAAA"), ("c", "ABAA")):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(f"sequence,label\nACGT,{label}\n")
+        table = read_sequences(path, sequence_column="sequence")
+        sets[name] = labelled.label(table, task)
+    assert [pair.conflicting for pair in audit_splits(sets).pairs] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (1, 0)])
+def test_any_copy_of_another_label_is_a_conflict(tmp_path, random_rows, labels):
+    ids = random_rows[0][0]
+    train = [(ids, label) for label in labels] + random_rows[1:5]
+    sets = {
+        "train": dataset(tmp_path, "a", train),
+        "test": dataset(tmp_path, "b", [(ids, 1), *random_rows[20:23]]),
+    }
+    assert audit_splits(sets).pairs[0].conflicting == 1
 
 
 def test_clean_splits_give_no_warning(tmp_path, random_rows):

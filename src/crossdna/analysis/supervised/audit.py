@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from crossdna import alphabet
 from crossdna.data import similarity
 from crossdna.data.mmseqs import IDENTITY, mmseqs_has_relative
 from crossdna.data.regions import overlap
@@ -33,7 +34,7 @@ class Pair(NamedTuple):
         Rows of `second` that stand in `first` as they are, or only as their reverse
         complement.
     conflicting : int
-        Those of them whose label differs.
+        Those of them of which `first` has a copy with another label.
     relatives : int
         Rows with a relative in `first`, duplicates included.
     overlapping : int or None
@@ -57,7 +58,8 @@ class Within(NamedTuple):
     Attributes
     ----------
     duplicates, conflicting : int
-        Rows that repeat an earlier row on either strand, and those of another label.
+        Rows that repeat an earlier row on either strand, and those that have another
+        label than an earlier one.
     classes : dict of str to int
         Rows of each class (of the first label column); empty for quantities.
     in_corpus : float or None
@@ -177,14 +179,14 @@ def _relatives(
 
 
 def _within(name: str, data: LabelledSet, in_corpus: float | None) -> Within:
-    first: dict[bytes, int] = {}
+    seen: dict[bytes, set[bytes]] = {}
     repeats, conflicting = 0, 0
-    for row, ids in enumerate(data.table.ids):
-        earlier = first.setdefault(similarity.canonical(ids), row)
-        if earlier != row:
-            repeats += 1
-            same = _same_label(data.task, data.labels[earlier], data.labels[row])
-            conflicting += not same
+    for ids, label in zip(data.table.ids, data.labels, strict=True):
+        own = _label_key(data.task, ids, label)
+        earlier = seen.setdefault(similarity.canonical(ids), set())
+        repeats += bool(earlier)
+        conflicting += bool(earlier - {own})
+        earlier.add(own)
     lengths = data.table.lengths
     return Within(
         name=name,
@@ -206,17 +208,16 @@ def _between(
     relatives: int,
 ) -> Pair:
     exact = {ids.tobytes() for ids in earlier.table.ids}
-    either = {
-        similarity.canonical(ids): row for row, ids in enumerate(earlier.table.ids)
-    }
+    seen: dict[bytes, set[bytes]] = {}
+    for ids, label in zip(earlier.table.ids, earlier.labels, strict=True):
+        labels = seen.setdefault(similarity.canonical(ids), set())
+        labels.add(_label_key(earlier.task, ids, label))
     identical, reverse, conflicting = 0, 0, 0
-    for row, ids in enumerate(later.table.ids):
-        place = either.get(similarity.canonical(ids))
-        if place is not None:
+    for ids, label in zip(later.table.ids, later.labels, strict=True):
+        if labels := seen.get(similarity.canonical(ids), set()):
             identical += ids.tobytes() in exact
             reverse += ids.tobytes() not in exact
-            same = _same_label(later.task, earlier.labels[place], later.labels[row])
-            conflicting += not same
+            conflicting += bool(labels - {_label_key(later.task, ids, label)})
     return Pair(
         first=first,
         second=second,
@@ -229,12 +230,17 @@ def _between(
     )
 
 
-def _same_label(task: Task, first: Any, second: Any) -> bool:
-    if np.array_equal(first, second):
-        return True
-    # The labels of a reverse complement's bases stand in reverse order; those of
-    # several columns do not.
-    return task.kind == "per-base" and np.array_equal(first, np.flip(second))
+def _label_key(task: Task, ids: NDArray[np.uint8], label: Any) -> bytes:
+    """The same bytes for one label of a sequence and of its reverse complement."""
+    label = np.asarray(label)
+    if task.kind != "per-base":
+        return label.tobytes()
+    # A reverse complement's bases, and so their labels, stand in reverse order.
+    own, other = ids.tobytes(), alphabet.reverse_complement(ids).tobytes()
+    ahead, back = label.tobytes(), label[::-1].tobytes()
+    if own == other:
+        return min(ahead, back)
+    return ahead if own < other else back
 
 
 def _class_counts(data: LabelledSet) -> dict[str, int]:

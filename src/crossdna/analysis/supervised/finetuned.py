@@ -124,6 +124,14 @@ class FinetunedModel:
         """Fingerprints of all networks; see `crossdna.models.fingerprint`."""
         return "+".join(str(fingerprint(one, checkpoint)) for one in self.networks)
 
+    @property
+    def anchored_length(self) -> int | None:
+        """Bases of the windows that a head with weights for positions knows."""
+        config = self.networks[0].config
+        if getattr(config, "head_pooling", None) != "position":
+            return None
+        return int(config.head_length)
+
     def on_strands(self, strands: Strands) -> FinetunedModel:
         """The same model, asked with or without averaging over the strands."""
         return replace(self, card=replace(self.card, strands=strands))
