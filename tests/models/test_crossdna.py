@@ -516,3 +516,14 @@ def test_a_strand_that_is_none_is_refused(rng):
     for ask in (base_log_probabilities, embeddings):
         with pytest.raises(CrossDNAError, match=r"\+, - or both, got 'reverse'"):
             ask(tiny_model(), ids, strand="reverse")
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_pieces_end_where_blocks_do(swap, rng):
+    model = tiny_model(CrossDNAModel, block_size=16, swap_strands=swap)
+    ids = random_ids(rng, 1, 60)
+    context = StrandContext(right=ids[:, 20:24])
+    with pytest.raises(CrossDNAError, match="a block of 16 bases does, but this one"):
+        model(ids[:, :20], context=context)
+    model(ids[:, :32], context=context._replace(right=ids[:, 32:36]))
+    model(ids[:, 32:], context=StrandContext(left=ids[:, 28:32], first_block=2))

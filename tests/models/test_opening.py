@@ -102,8 +102,8 @@ def test_weights_that_nothing_reads_may_be_missing_or_left_over(copy):
 
     spoil(path, change)
     first, second = (load_model(path, "masked-lm", "cpu") for _ in range(2))
-    # Nothing of them is random, so the fingerprint is the same every time.
-    assert weights_fingerprint(first) == weights_fingerprint(second) != whole
+    # What nothing reads is no part of the model, whatever is in its place.
+    assert weights_fingerprint(first) == weights_fingerprint(second) == whole
 
 
 def test_a_damaged_file(copy):

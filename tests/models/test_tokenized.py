@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -155,7 +156,20 @@ def likelihood(case, text, loci, spacing=4):
     ]
     if case.causal:
         logs = case.logs(found.ids)
-        return sum(logs[i - 1, found.ids[i]] for i in counts if i)
+        rivals = range(logs.shape[1])
+        total = 0.0
+        for i in counts:
+            if not i:
+                continue
+            if case.language.gives_base_probabilities:
+                size = found.spans[i, 1] - found.spans[i, 0]
+                rivals = [
+                    token
+                    for word, token in case.words.items()
+                    if len(word) == size and set(word) <= set("ACGT")
+                ]
+            total += logs[i - 1, found.ids[i]] - logsumexp(logs[i - 1, rivals])
+        return total
     total, unit = 0.0, case.bare.reader.unit
     for rest in range(spacing):
         hidden = [

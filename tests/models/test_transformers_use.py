@@ -7,17 +7,29 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_submodules
+from safetensors.torch import load_file, save_file
 from torch.nn.utils import prune
-from transformers import Trainer, TrainingArguments, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
-from crossdna.analysis.inference import base_log_probabilities
+from crossdna import alphabet
+from crossdna.analysis.inference import base_log_probabilities, sequence_logits
 from crossdna.errors import CrossDNAError
 from crossdna.models import caduceus, crossdna, hyenadna, tokenized
 from crossdna.models.caduceus import CaduceusConfig
 from crossdna.models.crossdna import CrossDNAConfig
+from crossdna.models.fingerprint import fingerprint
 from crossdna.models.hyenadna import HyenaDNAConfig
+from crossdna.models.opening import Opened
 from crossdna.tokenizers.character import CaduceusTokenizer, HyenaDNATokenizer
+from crossdna.tokenizers.loading import NETWORK_TOKENIZER
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
+from tests.family_checkpoints import save
 
 FAMILIES = {
     "crossdna": (
@@ -212,3 +224,88 @@ def test_threads_that_ask_one_model_leave_its_mode_alone():
         for job in asked:
             torch.testing.assert_close(job.result(), expected)
     assert model.training
+
+
+@pytest.mark.parametrize("name", ["dnabert-files", "plant-esm", "grover", "gpt2"])
+def test_a_wrapped_network_under_a_head_has_the_tokenizer_that_it_reads(name, tmp_path):
+    source = save(name, tmp_path)
+    torch.manual_seed(0)
+    model = Opened(source).model("classification", new_head=True).eval()
+    model.save_pretrained(tmp_path / "tuned")
+    texts = ["ACGTTGCATGCATGCATG", "ttttttttttttcat", "ATTACCA"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tuned")
+    assert tokenizer(texts)["input_ids"] == [alphabet.encode(t).tolist() for t in texts]
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    found = loaded.eval()(**batch).logits.detach()
+    for row, text in zip(found, texts, strict=True):
+        ids = torch.from_numpy(alphabet.encode(text).astype("int64"))[None]
+        torch.testing.assert_close(
+            row, sequence_logits(model, ids)[0], atol=1e-5, rtol=0
+        )
+    classify = pipeline("text-classification", model=str(tmp_path / "tuned"))
+    said = [one["score"] for one in classify(texts)]
+    assert said == pytest.approx(found.softmax(-1).amax(-1).tolist(), abs=1e-5)
+    # The network's own tokenizer is part of what the model is, where it lies now.
+    before = str(fingerprint(loaded, tmp_path / "tuned"))
+    place = tmp_path / "tuned" / NETWORK_TOKENIZER / "tokenizer_config.json"
+    place.write_text(place.read_text() + "\n")
+    assert str(fingerprint(loaded, tmp_path / "tuned")) == before
+    place.write_text("{}")
+    assert str(fingerprint(loaded, tmp_path / "tuned")) != before
+
+
+def test_networks_saved_with_their_tokenizer_beside_them_are_read(tmp_path):
+    """As earlier versions did."""
+    torch.manual_seed(0)
+    model = Opened(save("plant-esm", tmp_path)).model("classification", new_head=True)
+    folder = tmp_path / "tuned"
+    model.save_pretrained(folder)
+    for path in (folder / NETWORK_TOKENIZER).iterdir():
+        path.replace(folder / path.name)
+    (folder / NETWORK_TOKENIZER).rmdir()
+    state = load_file(folder / "model.safetensors")
+    state["network.net.contact_head.regression.weight"] = torch.zeros(1, 4)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder)
+    ids = torch.arange(12)[None] % 4
+    torch.testing.assert_close(
+        sequence_logits(loaded, ids), sequence_logits(model, ids)
+    )
+
+
+# peft asks transformers under a name that 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_low_rank_updates_and_a_head_are_saved_and_read(tmp_path):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = Opened(save("plant-esm", tmp_path)).model("classification", new_head=True)
+    model.save_pretrained(tmp_path / "tuned")
+    config = peft.LoraConfig(
+        target_modules="all-linear", modules_to_save=["head"], task_type="SEQ_CLS"
+    )
+    kind = AutoModelForSequenceClassification
+    tuned = peft.get_peft_model(kind.from_pretrained(tmp_path / "tuned"), config)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.1)
+    tuned.save_pretrained(tmp_path / "updates")
+    fresh = kind.from_pretrained(tmp_path / "tuned")
+    again = peft.PeftModel.from_pretrained(fresh, tmp_path / "updates")
+    ids = torch.arange(24)[None] % 4
+    found = again.eval()(input_ids=ids).logits
+    torch.testing.assert_close(found, tuned.eval()(input_ids=ids).logits)
+    plain = kind.from_pretrained(tmp_path / "tuned").eval()(input_ids=ids).logits
+    assert (found - plain).abs().max() > 1e-3
+
+
+def test_smoothed_labels_of_a_causal_model_are_those_of_the_next_base(tmp_path):
+    """With almost no smoothing Trainer's loss is the model's own."""
+    model, _ = made("hyenadna", "ForCausalLM", tmp_path)
+    ids = torch.randint(7, 11, (4, 24), generator=torch.Generator().manual_seed(0))
+    arguments = TrainingArguments(tmp_path, use_cpu=True, label_smoothing_factor=1e-7)
+    trainer = Trainer(model=model, args=arguments)
+    found = trainer.compute_loss(model, {"input_ids": ids, "labels": ids.clone()})
+    own = model(input_ids=ids, labels=ids).loss
+    assert found.item() == pytest.approx(own.item(), abs=1e-4)

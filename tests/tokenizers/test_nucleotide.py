@@ -70,3 +70,13 @@ def test_anything_else_is_named(tokenizer, text, message):
 def test_the_sequence_of_a_batch_is_named(tokenizer):
     with pytest.raises(CrossDNAError, match="sequence 2: character '-' at position 1"):
         tokenizer(["ACGT", "-"])
+
+
+def test_what_is_no_token_is_an_error():
+    tokenizer = CrossDNATokenizer()
+    assert tokenizer.convert_tokens_to_ids(["a", "G", "R", "[MASK]"]) == [0, 2, 4, 5]
+    with pytest.raises(CrossDNAError, match="'ACG' is no token"):
+        tokenizer.convert_tokens_to_ids("ACG")
+    for index in (-1, -100, 7):
+        with pytest.raises(CrossDNAError, match=f"id {index} is no token"):
+            tokenizer.decode([index])

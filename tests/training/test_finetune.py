@@ -216,8 +216,16 @@ def test_other_families_are_asked_in_their_own_ids(tmp_path, sets, method):
     )
     found = metrics.auroc(sets[1].labels, scores[:, 1])
     assert found == pytest.approx(result.best.score, abs=0.02)
-    assert type(AutoTokenizer.from_pretrained(result.best.folder)).__name__ != (
-        "CrossDNATokenizer"
+    # Beside it lies the family's tokenizer, which gives what training read.
+    tokenizer = AutoTokenizer.from_pretrained(result.best.folder)
+    assert type(tokenizer).__name__ != "CrossDNATokenizer"
+    ids = sets[1].table.ids[:4]
+    batch = tokenizer([alphabet.decode(row) for row in ids], return_tensors="pt")
+    plain = AutoModelForSequenceClassification.from_pretrained(result.best.folder)
+    np.testing.assert_allclose(
+        plain.eval()(**batch).logits.detach(),
+        predict_logits(kept, ids, strand="+"),
+        atol=1e-5,
     )
     with pytest.raises(CrossDNAError, match="a head of their own"):
         verb.finetune(changed(recipe, head="attention"), *sets, tmp_path / "no")

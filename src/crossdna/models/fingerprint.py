@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -12,6 +13,7 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file
 
 from crossdna.models.weight_files import weight_files
+from crossdna.tokenizers.loading import NETWORK_TOKENIZER
 from crossdna.zoo.shipped import resolve
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ _TOKENIZER_FILES: Final = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model",
     "tokenizer_config.json",
 )  # fmt: skip
+_TOKENIZER_PLACES: Final = ("", f"{NETWORK_TOKENIZER}/")
 # Where a configuration came from, and how it is to be run: no part of what it says.
 _VOLATILE: Final = frozenset((
     "_name_or_path", "name_or_path", "transformers_version", "architectures",
@@ -123,7 +126,8 @@ def _tokenizer_fingerprint(checkpoint: str | Path) -> str:
 def _tokenizer_files(checkpoint: str | Path) -> Iterator[tuple[str, Path]]:
     checkpoint = resolve(checkpoint)
     local = Path(checkpoint).is_dir()
-    for name in _TOKENIZER_FILES:
+    for place, file in product(_TOKENIZER_PLACES, _TOKENIZER_FILES):
+        name = place + file
         if local:
             path: Any = Path(checkpoint) / name
             path = path if path.is_file() else None

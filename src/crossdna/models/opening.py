@@ -34,7 +34,7 @@ from crossdna.models.tokenized import (
 from crossdna.models.tokenized.checkpoints import load_network
 from crossdna.models.vocabulary import speak_alphabet
 from crossdna.models.weight_files import quietly
-from crossdna.tokenizers.loading import load_tokenizer
+from crossdna.tokenizers.loading import load_network_tokenizer, load_tokenizer
 from crossdna.zoo.families import FAMILIES, NATIVE, Objective, needed_code
 from crossdna.zoo.shipped import resolve
 
@@ -236,7 +236,7 @@ class Opened:
     def _random(self, task: Task) -> Any:
         model = _CLASSES[task].from_config(self.config)
         if isinstance(self.config, TokenizedConfig):
-            model.read_with(load_tokenizer(self.name))
+            model.read_with(load_network_tokenizer(self.name))
         return model
 
     def _under_new_head(self, task: Task) -> Any:

@@ -33,6 +33,8 @@ def upper_case() -> normalizers.Normalizer:
 class CaduceusTokenizer(PreTrainedTokenizerFast):
     """``[CLS] 0 ... [UNK] 6, A 7, C 8, G 9, T 10, N 11``, with [SEP] at the end.
 
+    With ``ends_with_sep=False`` bases alone: what fine-tuned networks read.
+
     Lower case counts as upper case (the published HyenaDNA tokenizer reads [UNK]);
     other letters are [UNK]. Pads stand on the left, as published. The vocabulary is
     fixed, so a directory without tokenizer files, or with those of the published
@@ -54,7 +56,9 @@ class CaduceusTokenizer(PreTrainedTokenizerFast):
                 f"this tokenizer's characters are {characters}; only A C G T N, in "
                 "this order, have been described"
             )
-        kwargs["tokenizer_object"] = _character_backend()
+        kwargs["tokenizer_object"] = _character_backend(
+            sep=kwargs.setdefault("ends_with_sep", True)
+        )
         for name in ("cls", "sep", "bos", "mask", "pad", "unk"):
             kwargs.setdefault(f"{name}_token", f"[{name.upper()}]")
         kwargs.setdefault("eos_token", "[SEP]")
@@ -66,16 +70,17 @@ class HyenaDNATokenizer(CaduceusTokenizer):
     """The same under the name that HyenaDNA checkpoints give it."""
 
 
-def _character_backend() -> Tokenizer:
+def _character_backend(*, sep: bool) -> Tokenizer:
     vocabulary = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     backend.normalizer = upper_case()
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    backend.post_processor = processors.TemplateProcessing(
-        single="$A [SEP]",
-        pair="$A [SEP] $B [SEP]",
-        special_tokens=[("[SEP]", vocabulary["[SEP]"])],
-    )
+    if sep:
+        backend.post_processor = processors.TemplateProcessing(
+            single="$A [SEP]",
+            pair="$A [SEP] $B [SEP]",
+            special_tokens=[("[SEP]", vocabulary["[SEP]"])],
+        )
     # Text comes back as it went in, without spaces between tokens.
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens(list(SPECIAL_TOKENS))

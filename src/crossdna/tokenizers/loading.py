@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Final
 
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from crossdna.errors import CrossDNAError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+NETWORK_TOKENIZER: Final = "network-tokenizer"
+"""Folder in a checkpoint of ours with the tokenizer of the network that it wraps."""
 
 
 def load_tokenizer(
@@ -51,3 +53,24 @@ def load_tokenizer(
     if len(tokenizer) == 0:
         raise CrossDNAError(f"{name}: its tokenizer has an empty vocabulary")
     return tokenizer
+
+
+def load_network_tokenizer(name: str | Path, **options: Any) -> Any:
+    """Load the tokenizer of the network that a checkpoint of ours wraps.
+
+    It has a folder of its own; earlier versions put it beside the weights. Parameters
+    and errors are those of `load_tokenizer`.
+    """
+    if Path(name).is_dir():
+        within = Path(name) / NETWORK_TOKENIZER
+        return load_tokenizer(within if within.is_dir() else name, **options)
+    found = cached_file(
+        str(name),
+        f"{NETWORK_TOKENIZER}/tokenizer_config.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is not None:
+        options["subfolder"] = NETWORK_TOKENIZER
+    return load_tokenizer(name, **options)

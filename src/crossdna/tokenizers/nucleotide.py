@@ -63,9 +63,18 @@ class CrossDNATokenizer(PreTrainedTokenizer):
         return [alphabet.TOKENS[i] for i in _to_ids(text, "sequence")]
 
     def _convert_token_to_id(self, token: str) -> int:
-        return _IDS[token] if token in _IDS else int(alphabet.encode(token)[0])
+        if token in _IDS:
+            return _IDS[token]
+        ids = alphabet.encode(token, name="token")
+        if len(ids) != 1:
+            raise CrossDNAError(f"{token!r} is no token: each stands for one base")
+        return int(ids[0])
 
     def _convert_id_to_token(self, index: int) -> str:
+        if not 0 <= index < len(alphabet.TOKENS):
+            raise CrossDNAError(
+                f"id {index} is no token: there are 0 to {len(alphabet.TOKENS) - 1}"
+            )
         return alphabet.TOKENS[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:

@@ -171,9 +171,10 @@ def has_poolings(name: str, *, trust_remote_code: bool = False) -> bool:
 
 
 def save_tokenizer(name: str, folder: Path) -> None:
-    """Put the tokenizer of a model's family beside its checkpoint.
+    """Put a tokenizer beside a checkpoint that gives what training read.
 
-    Wrapped networks are saved with theirs, which stays.
+    Bases alone, without the special tokens of a language model's own. Wrapped networks
+    bring it along when they are saved.
     """
     if (folder / TOKENIZER_CONFIG_FILE).exists():
         return
@@ -181,7 +182,8 @@ def save_tokenizer(name: str, folder: Path) -> None:
     if opened is None or isinstance(opened.config, CrossDNAConfig):
         CrossDNATokenizer().save_pretrained(folder)
     else:
-        load_tokenizer(opened.name).save_pretrained(folder)
+        own = load_tokenizer(opened.name)
+        type(own)(ends_with_sep=False).save_pretrained(folder)
 
 
 def measure(

@@ -109,7 +109,6 @@ FAMILIES: Final = {
         pooler=True,
         unused=(_POSITIONS, _POOLER, r"(^|\.)contact_head\.", r"\.inv_freq$"),
         dropouts=_BERT_DROPOUTS,
-        no_lora=("contact_head.regression",),
     ),
     "gemma": Family(objective="causal"),
     "gemma2": Family(objective="causal"),

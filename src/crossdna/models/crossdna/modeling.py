@@ -115,6 +115,11 @@ class CrossDNAPreTrainedModel(StrictLoadingMixin, PreTrainedModel):  # type: ign
         **kwargs
             ``config`` (else read from the checkpoint) and ``dtype``.
         """
+        if kwargs.pop("device_map", None) is not None:
+            raise CrossDNAError(
+                f"{name}: a checkpoint in the published layout is loaded without "
+                "device_map; move the model with .to(device)"
+            )
         config = kwargs.pop("config", None)
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         if config is None:
@@ -202,8 +207,9 @@ class CrossDNAModel(CrossDNAPreTrainedModel):
         output_branches : bool
             Also return both branches and the fusion logits, as pretraining needs them.
         context : StrandContext, optional
-            Read `input_ids` as a piece of a longer sequence; without a mask only. The
-            output then has the states at the piece's ends.
+            Read `input_ids` as a piece of a longer sequence; without a mask only. Each
+            piece but the last one holds whole blocks of `block_size`. The output then
+            has the states at the piece's ends.
 
         Raises
         ------
@@ -346,6 +352,12 @@ def _check_inputs(
         raise CrossDNAError(
             "the bridge of a model of one block sees all of a sequence at once: pieces "
             "of one cannot be read without a block_size"
+        )
+    size, more = config.block_size, context.right is not None and context.right.numel()
+    if more and size is not None and ids.shape[1] % size:
+        raise CrossDNAError(
+            f"a piece with more to its right ends where a block of {size} bases does, "
+            f"but this one has {ids.shape[1]}"
         )
 
 

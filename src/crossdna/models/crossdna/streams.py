@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class StrandContext(NamedTuple):
     """Everything that lies outside a piece of a longer sequence and matters inside.
 
+    Pieces begin at multiples of the model's `block_size`.
+
     Attributes
     ----------
     forward : BranchState or None

@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from crossdna.models.hyenadna.configuration import HyenaDNAConfig
 from crossdna.models.hyenadna.modeling import HyenaDNAModel
@@ -33,6 +34,9 @@ def register() -> None:
     AutoConfig.register(HyenaDNAConfig.model_type, HyenaDNAConfig)
     AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
     AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
+    # By these names Trainer knows whose labels label smoothing has to shift.
+    name = HyenaDNAForCausalLM.__name__
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[HyenaDNAConfig.model_type] = name
     AutoModelForSequenceClassification.register(
         HyenaDNAConfig, HyenaDNAForSequenceClassification
     )

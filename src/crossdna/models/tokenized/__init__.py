@@ -31,6 +31,7 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from crossdna.models.tokenized.configuration import TokenizedConfig
@@ -44,6 +45,7 @@ from crossdna.models.tokenized.tasks import (
     TokenizedForSequenceClassification,
     TokenizedForTokenClassification,
 )
+from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 
 __all__ = [
     "OwnHeadForSequenceClassification",
@@ -68,3 +70,4 @@ def register() -> None:
     AutoModelForTokenClassification.register(
         TokenizedConfig, TokenizedForTokenClassification
     )
+    AutoTokenizer.register(TokenizedConfig, CrossDNATokenizer)

@@ -13,7 +13,7 @@ from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 from crossdna.models.tokenized.letters import base_log_probabilities
 from crossdna.models.tokenized.modeling import TokenizedTask
-from crossdna.tokenizers.reading import TextReader
+from crossdna.tokenizers.reading import KmerReader, TextReader
 
 if TYPE_CHECKING:
     from crossdna.models.tokenized.batch import TokenBatch
@@ -276,13 +276,29 @@ class TokenizedForCausalLM(_TokenizedForLanguage):
     ) -> Tensor:
         """Sum of the log-probability of each token given those before it, (batch,).
 
+        Of characters and k-mers the probability among tokens of as many bases A C G T,
+        as bases are predicted and sequences generated; of byte pairs among all tokens.
         Tokens with an N and special tokens are not counted; nor is the first token
         where no special token stands in front of it.
         """
         batch = self.network.tokens(input_ids, attention_mask)
         counts = self.countable(input_ids, batch)
         counts[:, 0] = False
-        return _log_probability(self.token_logits(batch), batch.input_ids, counts)
+        logits = self.token_logits(batch)
+        if isinstance(self.reader, KmerReader):
+            logits = logits.float() - _of_as_many_bases(self.reader, logits, batch)
+            own = logits.gather(2, batch.input_ids[..., None])[..., 0].double()
+            return own.masked_fill(~counts, 0).sum(1)
+        return _log_probability(logits, batch.input_ids, counts)
+
+
+def _of_as_many_bases(reader: KmerReader, logits: Tensor, batch: TokenBatch) -> Tensor:
+    """(batch, tokens, 1): logarithm of the sum over a token's rivals."""
+    kmers = torch.from_numpy(reader.kmer_ids).to(logits.device)
+    singles = torch.from_numpy(reader.letter_ids[: alphabet.NUM_BASES])
+    whole = logits[..., kmers].float().logsumexp(-1, keepdim=True)
+    alone = logits[..., singles.to(logits.device)].float().logsumexp(-1, keepdim=True)
+    return torch.where(batch.size[..., None] == reader.k, whole, alone)
 
 
 def _log_probability(logits: Tensor, ids: Tensor, counts: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ from crossdna.models.loading import StrictLoadingMixin, hub_options
 from crossdna.models.tokenized.batch import TokenBatch, spread, token_batch
 from crossdna.models.tokenized.configuration import Part, TokenizedConfig
 from crossdna.models.tokenized.operators import use_operators
-from crossdna.tokenizers.loading import load_tokenizer
+from crossdna.tokenizers.loading import NETWORK_TOKENIZER, load_network_tokenizer
+from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.tokenizers.reading import Reader, make_reader
 
 
@@ -56,6 +57,8 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
     # Losses are means: Trainer divides them over accumulated batches itself.
     accepts_loss_kwargs = False
     head_prefixes: ClassVar[tuple[str, ...]] = ("head.",)
+    # Saved by earlier versions.
+    _keys_to_ignore_on_load_unexpected = [r"(^|\.)contact_head\."]  # noqa: RUF012
     _supports_sdpa = True
 
     @classmethod
@@ -67,17 +70,21 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load what `save_pretrained` wrote, the tokenizer included."""
+        """Load what `save_pretrained` wrote, the network's tokenizer included."""
         want_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
         hub = hub_options(kwargs)
-        model.read_with(load_tokenizer(pretrained_model_name_or_path, **hub))
+        model.read_with(load_network_tokenizer(pretrained_model_name_or_path, **hub))
         return (model, info) if want_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save network, head and tokenizer, and code that came with the network."""
+        """Save network, head and tokenizers, and code that came with the network.
+
+        Beside the weights lies the tokenizer whose ids this model reads, one per base;
+        the one that cuts these into the network's tokens has a folder of its own.
+        """
         if self.config.remote_code:
             base: Any = self.base_model
             net = base.net
@@ -93,7 +100,9 @@ class TokenizedPreTrainedModel(StrictLoadingMixin, PreTrainedModel):
             }
             self.config.network = {**self.config.network, "auto_map": local}
         super().save_pretrained(save_directory, *args, **kwargs)
-        self.reader.tokenizer.save_pretrained(save_directory)
+        CrossDNATokenizer().save_pretrained(save_directory)
+        within = Path(save_directory) / NETWORK_TOKENIZER
+        self.reader.tokenizer.save_pretrained(within)
 
     @property
     def reader(self) -> Reader:
@@ -153,6 +162,7 @@ class TokenizedModel(TokenizedPreTrainedModel):
                 # What was loaded is not to be drawn anew below.
                 module._is_hf_initialized = True  # type: ignore[assignment]
         use_operators(net)
+        _drop_unread(net)
         self.net = net
         self.post_init()
 
@@ -227,6 +237,17 @@ class TokenizedModel(TokenizedPreTrainedModel):
             hidden_states=tuple(spread(x, batch) for x in states) if states else None,
         )
         return represented if return_dict in (None, True) else represented.to_tuple()
+
+
+def _drop_unread(net: PreTrainedModel) -> None:
+    """Take out a part that nothing here asks, whose name ends in our head's.
+
+    peft, told to train "head", would train ESM's "contact_head" too and could not load
+    what it saved.
+    """
+    base: Any = net.base_model
+    if hasattr(base, "contact_head"):
+        del base.contact_head
 
 
 def random_network(config: TokenizedConfig) -> PreTrainedModel:
