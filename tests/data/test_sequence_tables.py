@@ -118,6 +118,13 @@ def test_fasta_labels_in_headers(tmp_path):
         read_inputs([path], InputOptions())
 
 
+def test_a_name_ends_at_any_white_space(tmp_path):
+    path = write(tmp_path / "x.fa", ">a\tone two\nACGT\n>b  three\nAC\n>c\nAC\n")
+    table = read_sequences(path)
+    assert table.columns["id"].to_list() == ["a", "b", "c"]
+    assert table.columns["description"].to_list() == ["one two", "three", ""]
+
+
 def test_one_fasta_per_class(tmp_path):
     first = write(tmp_path / "enhancer.fa", ">a\nACGT\n>b\nAAAA\n")
     second = write(tmp_path / "x.fa.gz", ">c\nCCCC\n")

@@ -237,7 +237,7 @@ def test_regions_and_names_of_sources_are_checked(genomes):
 
 def test_a_gap_without_windows_is_an_error_that_names_the_sample(make):
     dataset = make(weights=[1], regions=[Region("a1", 500, 900)])
-    with pytest.raises(CrossDNAError, match=r"a: 4096 windows .*sample 7.* 5% N"):
+    with pytest.raises(CrossDNAError, match=r"a: 4096 training windows .*7.* 5% N"):
         dataset[7]
 
 
@@ -287,3 +287,12 @@ def test_two_real_species_mix(shared, tmp_path):
     assert abs(coli.mean() - 0.5) < 0.05
     assert abs(gc[coli].mean() - 0.508) < 0.01
     assert abs(gc[~coli].mean() - 0.383) < 0.01
+
+
+def test_regions_that_are_too_short_are_told(make, genomes):
+    (note,) = make().notes()
+    assert note == (
+        "a: 1 of 3 training regions (60 bases, 0.016 of all) are shorter than a window "
+        "of 100 and never read"
+    )
+    assert make(length=50).notes() == []

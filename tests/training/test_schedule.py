@@ -15,6 +15,7 @@ def test_cosine_with_warmup(done, factor):
 def test_no_warmup_and_nothing_but_warmup():
     assert cosine_with_warmup(0, 0, 0.1) == 1
     assert cosine_with_warmup(0.5, 1, 0.1) == 0.5
+    assert cosine_with_warmup(1, 1, 0.1) == 1
 
 
 def test_clock_counts_steps_or_time_whichever_is_further():

@@ -16,7 +16,7 @@ _WEIGHTS_AT_ONCE = 1 << 22
 
 
 class Interval(NamedTuple):
-    """A number and its bootstrap interval; all NaN where nothing was measured."""
+    """A number and its bootstrap interval; NaN where nothing was measured."""
 
     estimate: float
     low: float
@@ -29,7 +29,8 @@ class Ratios(NamedTuple):
     estimate: NDArray[np.float64]
     """(...): the ratios of the sums over all blocks."""
     resampled: NDArray[np.float64]
-    """(resamples, ...): the same with blocks drawn with replacement."""
+    """(resamples, ...): the same with blocks drawn with replacement; NaN for a single
+    block, which drawn again and again says nothing."""
 
 
 def resampled_ratios(
@@ -62,6 +63,8 @@ def resampled_ratios(
     )
     parts = [weights @ sums for weights in _block_weights(blocks, resamples, seed)]
     resampled = np.concatenate([_ratio(part) for part in parts])
+    if blocks == 1:
+        resampled = np.full_like(resampled, np.nan)
     return Ratios(
         estimate=_ratio(sums.sum(0)).reshape(shape),
         resampled=resampled.reshape(resamples, *shape),
@@ -74,7 +77,8 @@ def interval(
     """Percentile interval of one number.
 
     Resamples in which the number is undefined (NaN: the class was not drawn) are left
-    out; if the number itself is undefined, so is the interval.
+    out; without others there is no interval. If the number itself is undefined, so is
+    the interval.
 
     Parameters
     ----------
@@ -83,8 +87,10 @@ def interval(
         The share of resamples between the two bounds.
     """
     defined = resampled[~np.isnan(resampled)]
-    if np.isnan(estimate) or not defined.size:
+    if np.isnan(estimate):
         return Interval(np.nan, np.nan, np.nan)
+    if not defined.size:
+        return Interval(float(estimate), np.nan, np.nan)
     tail = (1 - level) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Interval(float(estimate), float(low), float(high))

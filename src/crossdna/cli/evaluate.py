@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,16 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for contig in dict.fromkeys(region.contig for region in split.held_out):
         if annotation is not None and not annotation.annotates(contig):
-            _warn(f"{arguments.annotation} has nothing on {contig}: all intergenic")
+            _warn(
+                f"{arguments.annotation} has nothing on {contig}: its bases count as "
+                "intergenic, or as repeats where they are lower case"
+            )
+    short = [region for region in split.held_out if len(region) < settings.window]
+    if short:
+        _warn(
+            f"{len(short)} of {len(split.held_out)} regions ({sum(map(len, short)):,} "
+            f"bases) are shorter than a window of {settings.window} and not measured"
+        )
     model = load_chosen(arguments, language_task(arguments, "predicts bases"))
     total = count_windows(split.held_out, settings, causal=is_causal(model))
     output = claim_output_directory(arguments.output)
@@ -142,21 +152,46 @@ def _warn(text: str) -> None:
 def read_split(arguments: argparse.Namespace, genome: Genome) -> Split:
     """Regions that the options of `add_split_arguments` name."""
     from crossdna.analysis.evaluation.run import Split
-    from crossdna.data.regions import complement, parse_region, read_bed
+    from crossdna.data.regions import complement, merge, parse_region, read_bed
 
-    def chosen(names: list[str] | None, bed: Path | None) -> list[Region]:
+    def chosen(names: list[str] | None, bed: Path | None, part: str) -> list[Region]:
         if bed is not None:
-            return read_bed(bed, genome.contigs)
-        return [parse_region(name, genome.contigs) for name in names or ()]
+            regions = _of_part(read_bed(bed, genome.contigs), part, bed)
+        else:
+            regions = [parse_region(name, genome.contigs) for name in names or ()]
+        # What is named twice counts once.
+        return merge(regions)
 
-    held_out = chosen(arguments.chromosomes, arguments.regions)
-    train = chosen(arguments.train_chromosomes, arguments.train_regions)
+    held_out = chosen(arguments.chromosomes, arguments.regions, "test")
+    train = chosen(arguments.train_chromosomes, arguments.train_regions, "train")
     if not train:
         held = {region.contig for region in held_out}
         others = {n: size for n, size in genome.contigs.items() if n not in held}
         # A genome of one contig is taken apart by regions.
         train = complement([], others) or complement(held_out, genome.contigs)
     return Split(train, held_out)
+
+
+def _of_part(regions: list[Region], part: str, bed: Path) -> list[Region]:
+    """Of a BED file that names the parts of a recipe's split those of one part."""
+    import sys
+
+    from crossdna.errors import CrossDNAError
+
+    names = {region.name.partition(":")[0] for region in regions}
+    if len(names) < 2 or not names <= {"train", "valid", "test", "exclude"}:
+        return regions
+    own = [region for region in regions if region.name == part]
+    if not own:
+        raise CrossDNAError(
+            f"{bed}: column 4 names parts of a split ({', '.join(sorted(names))}) but "
+            f"not {part!r}; give the rows that are meant in a file of their own"
+        )
+    print(
+        f"note: {bed} names parts of a split; its {len(own)} rows of {part!r} are read",
+        file=sys.stderr,
+    )
+    return own
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -173,8 +208,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console.print(_predictor_table(evaluation, names))
     console.print(_class_table(evaluation, names))
     strands = evaluation.strands
-    notes = [f"{item.name}: {item.description}" for item in evaluation.conditions]
-    notes += [
+    notes = [
+        f"measured: {evaluation.windows} windows of {evaluation.settings.window} bases",
+        *(f"{item.name}: {item.description}" for item in evaluation.conditions),
         "± is half of the 95 % bootstrap interval over windows",
         "bits of hidden bases and bits of next bases are different quantities: masked "
         "and causal models are compared with the baselines, not with each other",
@@ -236,6 +272,9 @@ def _class_table(evaluation: Evaluation, names: list[str]) -> Table:
 def show(value: Interval, *, percent: bool = False) -> str:
     """Format as ``estimate ± half of the interval``."""
     half = (value.high - value.low) / 2
+    if math.isnan(half):
+        # One window, of which nothing can be drawn again.
+        return f"{100 * value.estimate:.1f} %" if percent else f"{value.estimate:.3f}"
     if percent:
         return f"{100 * value.estimate:.1f} ± {100 * half:.1f} %"
     return f"{value.estimate:.3f} ± {half:.3f}"

@@ -149,9 +149,10 @@ def read_fasta_table(path: Path) -> SequenceTable:
     for record in _fasta_records(path):
         ids.append(alphabet.encode(record.letters, name=record.place))
         places.append(record.place)
-        name, _, description = record.header.partition(" ")
+        # At any white space, as genomes' names end there.
+        name, *description = record.header.split(maxsplit=1) or [""]
         columns["id"].append(name)
-        columns["description"].append(description.strip())
+        columns["description"].append("".join(description).strip())
     if not ids:
         raise CrossDNAError(f"{path}: no records; a FASTA file has lines like >name")
     return SequenceTable(

@@ -194,6 +194,7 @@ class WindowDataset(Dataset[Window]):
         self.max_n_share = max_n_share
         self.reverse_complement = reverse_complement
         self.repeat_weight = repeat_weight
+        self.part = part
         self._genomes = {source.name: source.genome for source in sources}
         if len(self._genomes) < len(sources):
             names = ", ".join(source.name for source in sources)
@@ -211,6 +212,21 @@ class WindowDataset(Dataset[Window]):
     def __getitems__(self, indices: Sequence[int]) -> list[Window]:
         """Give several samples at once, for torch's DataLoader."""
         return self.batch(indices).windows()
+
+    def notes(self) -> list[str]:
+        """Say of each source which regions are too short for a window, if any are."""
+        found = []
+        for source in (pool.source for pool in self._pools):
+            regions = merge(source.regions)
+            short = [len(region) for region in regions if len(region) < self.length]
+            if short:
+                share = sum(short) / sum(map(len, regions))
+                found.append(
+                    f"{source.name}: {len(short):,} of {len(regions):,} {self.part} "
+                    f"regions ({sum(short):,} bases, {share:.2g} of all) are shorter "
+                    f"than a window of {self.length} and never read"
+                )
+        return found
 
     def locus(self, index: int) -> Locus:
         """Where sample `index` lies."""
@@ -249,9 +265,9 @@ class WindowDataset(Dataset[Window]):
             for row, locus in zip(rows.tolist(), redrawn, strict=True):
                 loci[row] = locus
         raise CrossDNAError(
-            f"{loci[rows[0]].source}: {_MAX_DRAWS} windows in a row (sample "
-            f"{numbers[rows[0]]}) have more than {self.max_n_share:.0%} N; allow "
-            "more N, take shorter windows or leave the gaps out of the regions"
+            f"{loci[rows[0]].source}: {_MAX_DRAWS} {self.part} windows in a row "
+            f"(sample {numbers[rows[0]]}) have more than {self.max_n_share:.0%} N; "
+            "allow more N, take shorter windows or leave the gaps out of the regions"
         )
 
     def _loci(self, numbers: NDArray[np.int64], attempt: int) -> list[Locus]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 import tomllib
 from datetime import UTC, datetime
@@ -110,6 +111,9 @@ def pretrain(recipe: PretrainRecipe, output: Path, *, resume: bool = False) -> P
     require_reads(model, encoding.train([windows[0]]))
     arguments = _arguments(recipe.train, output / "checkpoints", held_out is not None)
     if arguments.should_save:
+        for part in (windows, held_out) if held_out is not None else (windows,):
+            for note in part.notes():
+                print(f"note: {note}", file=sys.stderr)
         _claim(recipe, output, resume=resume)
         _claim_data(genomes, output / DATA_NAME)
     arguments.distributed_state.wait_for_everyone()

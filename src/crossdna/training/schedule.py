@@ -24,7 +24,7 @@ def cosine_with_warmup(done: float, warmup: float, floor: float) -> float:
     """
     if done < warmup:
         return done / warmup
-    rest = min((done - warmup) / (1 - warmup), 1.0) if warmup < 1 else 1.0
+    rest = min((done - warmup) / (1 - warmup), 1.0) if warmup < 1 else 0.0
     return floor + (1 - floor) * (1 + math.cos(math.pi * rest)) / 2
 
 

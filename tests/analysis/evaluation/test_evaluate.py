@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from crossdna import CrossDNAConfig, CrossDNAForMaskedLM, alphabet
+from crossdna import (
+    CrossDNAConfig,
+    CrossDNAForMaskedLM,
+    CrossDNATokenizer,
+    alphabet,
+)
 from crossdna.analysis.evaluation import hidden as bases
 from crossdna.analysis.evaluation import measure as evaluate
 from crossdna.analysis.evaluation import run as evaluation
 from crossdna.analysis.evaluation import strands
 from crossdna.analysis.evaluation.baselines import fit_baselines
 from crossdna.analysis.inference import base_log_probabilities
+from crossdna.cli import main
 from crossdna.data.annotation import Annotation
 from crossdna.data.genome import Genome
 from crossdna.data.masking import MaskingConfig, mask_bases
@@ -211,3 +217,69 @@ def test_training_on_held_out_bases_is_refused(genome, model):
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(CrossDNAError, match=next(iter(bad))):
         evaluate.EvaluationSettings(**bad)
+
+
+def words(genome, folder, model, *more):
+    model.save_pretrained(folder / "model")
+    CrossDNATokenizer().save_pretrained(folder / "model")
+    return [
+        "evaluate", "--model", str(folder / "model"), "--genome",
+        str(genome.paths[0]), "--window", "64", "--device", "cpu", *more,
+    ]  # fmt: skip
+
+
+def report(folder, command):
+    assert main([*command, "--output", str(folder)]) == 0
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_regions_that_are_named_twice_count_once(genome, model, tmp_path, cache_folder):
+    bed, plain = tmp_path / "twice.bed", tmp_path / "once.bed"
+    bed.write_text("two\t0\t3000\ntwo\t1000\t4000\ntwo\t1000\t4000\n")
+    plain.write_text("two\t0\t4000\n")
+    command = words(genome, tmp_path, model, "--chromosomes", "one")
+    found, expected = (
+        report(tmp_path / path.stem, [*command, "--train-regions", str(path)])
+        for path in (bed, plain)
+    )
+    assert found["baselines"] == expected["baselines"]
+    assert found["conditions"] == expected["conditions"]
+
+
+def test_of_a_split_the_test_part_is_measured(
+    genome, model, tmp_path, cache_folder, capsys
+):
+    bed, plain = tmp_path / "split.bed", tmp_path / "plain.bed"
+    rows = ["two\t0\t900\ttrain", "two\t900\t1500\tvalid", "one\t0\t700\ttest"]
+    bed.write_text("\n".join(rows) + "\n")
+    plain.write_text("one\t0\t700\n")
+    both = ["--regions", str(bed), "--train-regions", str(bed)]
+    found = report(tmp_path / "a", words(genome, tmp_path, model, *both))
+    assert "its 1 rows of 'test' are read" in capsys.readouterr().err
+    assert (found["held_out"], found["train"]) == ("one", "two:1-900")
+    assert found["windows"] == 10
+    bed.write_text("\n".join(rows[:2]) + "\n")
+    command = words(genome, tmp_path, model, "--regions", str(bed))
+    assert main([*command, "--output", str(tmp_path / "b")]) == 2
+    assert "not 'test'; give the rows that are meant" in capsys.readouterr().err
+
+
+def test_what_is_too_short_or_unknown_is_told(
+    genome, model, tmp_path, cache_folder, capsys
+):
+    command = words(genome, tmp_path, model, "--chromosomes", "one:1-70", "one:91-130")
+    found = report(tmp_path / "a", command)
+    shown = capsys.readouterr()
+    assert "1 of 2 regions (40 bases) are shorter than a window of 64" in shown.err
+    assert found["windows"] == 1
+    assert "measured: 1 windows of 64 bases" in shown.out
+    # One window cannot be drawn otherwise.
+    bits = found["conditions"][0]["groups"][0]["scores"]["model"]["bits"]
+    assert bits["low"] is bits["high"] is None
+    assert "0.000" not in shown.out
+    text = genome.paths[0].read_text() + ">gap\n" + "N" * 200 + "\n"
+    (tmp_path / "gap.fa").write_text(text)
+    gap = Genome.open(tmp_path / "gap.fa", tmp_path / "cache")
+    command = words(gap, tmp_path, model, "--chromosomes", "gap")
+    assert main([*command, "--output", str(tmp_path / "c")]) == 2
+    assert "no A C G T to be predicted, only N" in capsys.readouterr().err

@@ -345,6 +345,8 @@ class _Tally:
 
     def groups(self, settings: EvaluationSettings) -> tuple[Group, ...]:
         counts = np.concatenate(self._counts)[:, None, :]
+        if not counts[:, 0, 0].any():
+            raise CrossDNAError("the windows hold no A C G T to be predicted, only N")
         draws = {"resamples": settings.resamples, "seed": settings.seed}
         accuracy = resampled_ratios(np.concatenate(self._correct), counts, **draws)
         bits = resampled_ratios(np.concatenate(self._bits), counts, **draws)

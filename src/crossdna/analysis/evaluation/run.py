@@ -9,7 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdna.analysis.evaluation.baselines import Baselines, fit_baselines
-from crossdna.analysis.evaluation.hidden import hide_whole, predicts_tokens
+from crossdna.analysis.evaluation.hidden import (
+    hide_whole,
+    predicts_tokens,
+    tile_windows,
+)
 from crossdna.analysis.evaluation.measure import (
     MODEL,
     Condition,
@@ -48,6 +52,8 @@ class Evaluation(NamedTuple):
     """Where it was measured."""
     train: str
     """What the baselines were fitted on."""
+    windows: int
+    """How many windows were measured."""
     settings: EvaluationSettings
     baselines: Baselines
     conditions: tuple[Condition, ...]
@@ -137,6 +143,12 @@ def evaluate_model(
         genome=", ".join(str(path) for path in genome.paths),
         held_out=_describe(split.held_out, genome),
         train=_describe(split.train, genome),
+        windows=sum(
+            len(tile.starts)
+            for tile in tile_windows(
+                split.held_out, settings.window, settings.max_windows
+            )
+        ),
         settings=settings,
         baselines=baselines,
         conditions=conditions,
