@@ -161,6 +161,9 @@ def test_every_spelling_of_an_indel_gives_the_same_windows(make_genome):
         (4, "A", "A[chr2:5[", "symbolic"),
         (4, "A", "N", "not_acgt"),
         (2, "N", "A", "not_acgt"),
+        (2, "A", "C", "not_acgt"),
+        (4, "N", "ACG", "not_acgt"),
+        (4, "R", "A", "not_acgt"),
         (4, "A", "a", "same_as_reference"),
         (4, "C", "A", "reference_mismatch"),
         (99, "A", "C", "outside_contig"),
@@ -202,3 +205,12 @@ def test_hints(make_genome, rng):
     assert "+1 base" in mismatch_hint(shifted)
     assert "assembly" in mismatch_hint(foreign)
     assert reference_matches(genome, "c", 399, bases[399:] + "A") is False
+
+
+def test_records_that_leave_bases_open_are_not_told_apart_from_the_genome(make_genome):
+    genome = make_genome(c="CCNNACGTACGTTTGACCA")
+    tally = ContigTally()
+    for place, ref in ((2, "A"), (4, "N"), (4, "R"), (1, "CA")):
+        tally_reference(tally, genome, "c", place, ref, place)
+        assert read_allele(genome, "c", place, ref, "CCC", 16).skip == "not_acgt"
+    assert (tally.records, tally.mismatches) == (0, 0)

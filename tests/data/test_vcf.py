@@ -227,6 +227,7 @@ def test_fields_that_the_header_does_not_describe():
     log = FieldLog(header)
     log.see("1\t5\t.\tA\tC\t.\tPASS\tAF=0.5;DB;X=1,2\tGT:DP:ZZ\t0/1:3:a")
     log.see("1\t6\t.\tA\tC\t.\tq10;.\t.")
+    log.see("1\t7\t.\tA\tC,G\t.\t.\tAD=3,2,1;MQ=60.5\tGL:AD\t.:3,2,1")
     text = 'Description="Not described in the input">'
     assert list(log.lines.values()) == [
         f"##INFO=<ID=DB,Number=0,Type=Flag,{text}",
@@ -235,6 +236,10 @@ def test_fields_that_the_header_does_not_describe():
         f"##FORMAT=<ID=DP,Number=1,Type=Integer,{text}",
         f"##FORMAT=<ID=ZZ,Number=.,Type=String,{text}",
         f"##FILTER=<ID=q10,{text}",
+        f"##INFO=<ID=AD,Number=R,Type=Integer,{text}",
+        f"##INFO=<ID=MQ,Number=1,Type=Float,{text}",
+        f"##FORMAT=<ID=GL,Number=G,Type=Float,{text}",
+        f"##FORMAT=<ID=AD,Number=R,Type=Integer,{text}",
     ]
 
 

@@ -24,7 +24,9 @@ CHECKPOINT: Final = (
 _FORWARD_HEAD: Final = (
     "note: this head was trained on the strand that it was given, so the forward "
     "strand of the genome alone is read; for what lies on the other (genes of strand "
-    "-) add --strand -"
+    "-) add --strand -. A head that weighs positions knows its landmark (a start of "
+    "transcription) at one place of the window: give sequences that are cut around it "
+    "as --genome, a record each"
 )
 USUAL_WINDOW: Final = 1024
 """Bases that a model sees along a region when --window is not given."""

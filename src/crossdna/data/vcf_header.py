@@ -10,20 +10,21 @@ if TYPE_CHECKING:
 VERSION: Final = "##fileformat=VCFv4.2"
 _TEXT: Final = "Number=.,Type=String,"
 _FLAG: Final = "Number=0,Type=Flag,"
+# Number and type of what VCF 4.3 reserves, but for flags, which show what they are.
 _RESERVED: Final = {
-    ("INFO", "AC"): "Number=A,Type=Integer,",
-    ("INFO", "AF"): "Number=A,Type=Float,",
-    ("INFO", "AN"): "Number=1,Type=Integer,",
-    ("INFO", "DP"): "Number=1,Type=Integer,",
-    ("INFO", "END"): "Number=1,Type=Integer,",
-    ("INFO", "NS"): "Number=1,Type=Integer,",
-    ("FORMAT", "GT"): "Number=1,Type=String,",
-    ("FORMAT", "AD"): "Number=R,Type=Integer,",
-    ("FORMAT", "DP"): "Number=1,Type=Integer,",
-    ("FORMAT", "GQ"): "Number=1,Type=Integer,",
-    ("FORMAT", "PL"): "Number=G,Type=Integer,",
-}
-"""Fields that tools refuse, or do not split by allele, when they are taken as text."""
+    "INFO": {
+        "AA": "1 String", "AC": "A Integer", "AD": "R Integer", "ADF": "R Integer",
+        "ADR": "R Integer", "AF": "A Float", "AN": "1 Integer", "BQ": "1 Float",
+        "CIGAR": "A String", "DP": "1 Integer", "END": "1 Integer", "MQ": "1 Float",
+        "MQ0": "1 Integer", "NS": "1 Integer",
+    },
+    "FORMAT": {
+        "AD": "R Integer", "ADF": "R Integer", "ADR": "R Integer", "DP": "1 Integer",
+        "EC": "A Integer", "FT": "1 String", "GL": "G Float", "GP": "G Float",
+        "GQ": "1 Integer", "GT": "1 String", "HQ": "2 Integer", "MQ": "1 Integer",
+        "PL": "G Integer", "PP": "G Integer", "PQ": "1 Integer", "PS": "1 Integer",
+    },
+}  # fmt: skip
 
 
 class FieldLog:
@@ -60,7 +61,9 @@ class FieldLog:
             self._add("FORMAT", name, _TEXT)
 
     def _add(self, kind: str, name: str, what: str) -> None:
-        what = _RESERVED.get((kind, name), what)
+        if known := _RESERVED.get(kind, {}).get(name):
+            number, type_of = known.split()
+            what = f"Number={number},Type={type_of},"
         if name and (kind, name) not in self._known:
             self._known.add((kind, name))
             text = 'Description="Not described in the input"'

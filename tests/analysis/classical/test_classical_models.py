@@ -175,3 +175,34 @@ def test_scores_cannot_be_chosen(meme, genome, tmp_path, capsys):
     model = f"markov:1@{genome}"
     assert scored(genome, model, variants, tmp_path, "--scores", "llr")[0] == 2
     assert "gives ll" in capsys.readouterr().err
+
+
+def test_a_repeat_that_keeps_its_site_has_no_change(tmp_path, cache_folder):
+    """Deletions and insertions in a run of T, which nobody can place."""
+    motif = ["0.01 0.01 0.01 0.97"] * 8
+    meme = tmp_path / "t.meme"
+    meme.write_text(
+        "MEME version 4\n\nALPHABET= ACGT\n\nMOTIF T8\n"
+        "letter-probability matrix: alength= 4 w= 8\n" + "\n".join(motif) + "\n"
+    )
+    letters = np.random.default_rng(5).choice(list("ACG"), 400)
+    letters[200:217] = "T"
+    letters[300:308] = "T"
+    text = "".join(letters)
+    (tmp_path / "g.fa").write_text(f">one\n{text}\n")
+    variants = [
+        f"one\t{at + 1}\t{text[at : at + size + 1]}\t{text[at]}\n"
+        for at, size in ((199, 1), (206, 1), (215, 1), (203, 3))
+    ]
+    variants.append(f"one\t210\t{text[209]}\t{text[209]}TTT\n")
+    # Nine of the run are needed: eight are left, then seven.
+    variants.append(f"one\t200\t{text[199:209]}\t{text[199]}\n")
+    variants.append(f"one\t200\t{text[199:210]}\t{text[199]}\n")
+    # A run of eight loses its site with one of its bases, and gets one of seven back.
+    variants.append(f"one\t303\t{text[302:304]}\t{text[302]}\n")
+    code, output = scored(tmp_path / "g.fa", f"pwm:{meme}", variants, tmp_path)
+    assert code == 0
+    change = pl.read_parquet(output)["site"].to_list()
+    assert change[:6] == [0] * 6
+    assert change[6] < -4
+    assert change[7] < -4

@@ -201,10 +201,26 @@ class MotifScorer:
             size = len(allele.alternate if alternate else allele.reference)
             # Windows at the end of a contig may start at different places.
             at = int((window.loci < allele.position).sum())
+            size += _free(allele, pair)
             start = max(0, at - reach)
             pieces.append(window.ids[start : at + size + reach])
             spans.append((at - start, at - start + size))
         return best_sites(self.motifs, pieces, threshold=_THRESHOLD, spans=spans).scores
+
+
+def _free(allele: Allele, pair: WindowPair) -> int:
+    """How far right an insertion or deletion could as well stand.
+
+    In a repeat nobody can tell which copy was inserted or is gone: a site that is there
+    before and after, a copy further on, is no change.
+    """
+    if allele.reference and allele.alternate:
+        return 0
+    window = pair.reference if allele.reference else pair.alternate
+    moved = len(allele.reference or allele.alternate)
+    ids = window.ids[int((window.loci < allele.position).sum()) :]
+    same = ids[:-moved] == ids[moved:]
+    return len(same) if same.all() else int(same.argmin())
 
 
 def _read_meme(path: Path) -> dict[str, Any]:
