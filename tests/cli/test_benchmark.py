@@ -51,7 +51,7 @@ def test_table_has_every_model_and_task(done):
     for row in table.iter_rows(named=True):
         assert row["low"] <= row["mean"] <= row["high"]
         assert row["metric"] == "mcc"
-        assert (row["parameters"] > 0) == (row["model"] == "new:tiny")
+        assert bool(row["parameters"]) == (row["model"] == "new:tiny")
     majority = table.filter(pl.col("model") == "majority")
     assert majority["mean"].to_list() == [0, 0]
 
@@ -143,6 +143,21 @@ def test_probing(suite, done, tmp_path):
     table = pl.read_parquet(output / "results.parquet")
     assert set(table["model"]) == set(models)
     assert table["seeds"].to_list() == [1, 1]
+    sizes = dict(zip(table["model"], table["parameters"], strict=True))
+    assert sizes["majority"] is None
+    assert sizes[str(checkpoint)] > 1000
+
+
+def test_probing_random_networks(suite, done, tmp_path):
+    checkpoint = next((done / "cells").glob("a/new_tiny/seed-0/seed-0"))
+    models, output = ("new:tiny", f"random:{checkpoint}"), tmp_path / "out"
+    more = ("--tasks", "a", "--mode", "probe", "--seeds", "2")
+    assert run(suite, output, "--models", *models, *more) == 0
+    table = pl.read_parquet(output / "results.parquet")
+    assert table["seeds"].to_list() == [2, 2]
+    cells = [json.loads(path.read_text()) for path in output.rglob("seed-?.json")]
+    # Each seed draws a network of its own, of new ones and of a checkpoint's shape.
+    assert len({cell["fingerprint"] for cell in cells}) == 4
 
 
 def test_probing_in_the_precision_that_is_asked_for(

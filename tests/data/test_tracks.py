@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from crossdna.data.tracks import PeakFinder, open_track, write_peaks
+from crossdna.data.tracks import PeakFinder, open_track, shortest, write_peaks
 from crossdna.errors import CrossDNAError
 
 CONTIGS = {"b": 50, "a": 30}
@@ -96,3 +96,11 @@ def test_a_summit_lies_in_its_peak():
     (peak,) = finder.finish()
     assert peak.start == 100
     assert peak.summit == 129
+
+
+def test_numbers_keep_what_single_precision_has():
+    values = np.float32([310.15, 310.15003, -2.99975, 1e-9, 0.1, 0, 1, 12345678])
+    text = [shortest(value) for value in values]
+    assert [np.float32(float(one)) for one in text] == values.tolist()
+    assert text[-3:-1] == ["0", "1"]
+    assert text[4] == "0.1"

@@ -308,6 +308,27 @@ def test_search_draws_and_keeps_the_best(tmp_path, sets):
     best = max(result.trials, key=lambda trial: trial["score"])
     assert result.recipe.lr == best["lr"]
     assert result.recipe.batch_size == best["batch_size"]
+    # Of so few rows larger batches would be too few steps to tell settings apart.
+    assert {trial["batch_size"] for trial in result.trials} == {16}
+    first, second = (
+        weights_of(tmp_path / "out" / "trials" / f"search-{number}")
+        for number in (0, 1)
+    )
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_single_step_trains(tmp_path, sets):
+    """Warming up from rate 0 is for runs that have steps for it."""
+    one = changed(RECIPE, epochs=1, batch_size=64)
+    found = [
+        weights_of(
+            verb.finetune(
+                changed(one, lr=rate), *sets, tmp_path / f"{rate}"
+            ).best.folder
+        )
+        for rate in (1e-3, 1e-2)
+    ]
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_strands_and_order_depend_on_seed_and_epoch_only(sets):

@@ -15,6 +15,7 @@ from crossdna.cli.recipe_options import add_set_option, finetuning_keys
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
+    from typing import Any
 
     from crossdna.analysis.supervised.benchmark import Fitted
     from crossdna.data.labelled_inputs import Sets
@@ -207,13 +208,15 @@ def _cells(
     import sys
 
     from crossdna.analysis.supervised import baselines, benchmark
+    from crossdna.training.finetune_recipe import NEW, RANDOM
 
     baseline = baselines.find(model)
     reason = baselines.unsuited(model, sets.named()) if baseline else None
     if reason is not None:
         print(f"{task.name}: {model} left out: {reason}", file=sys.stderr)
         return
-    once = not baseline.seeded if baseline else arguments.mode == "probe"
+    drawn = model.startswith((NEW, RANDOM))
+    once = not (baseline.seeded if baseline else drawn or arguments.mode != "probe")
     for seed in range(1 if once else arguments.seeds):
         path = benchmark.cell_path(arguments.output, task.name, model, seed)
         names = {
@@ -234,7 +237,7 @@ def _fit(
 ) -> Callable[[], Fitted]:
     from dataclasses import replace
 
-    from crossdna.analysis.inference import load_model
+    from crossdna.analysis.inference import pick_device
     from crossdna.analysis.supervised import benchmark
     from crossdna.analysis.supervised.baselines import find
     from crossdna.analysis.supervised.finetuned import FinetunedModel
@@ -242,6 +245,8 @@ def _fit(
     from crossdna.models.execution import Execution
     from crossdna.models.fingerprint import fingerprint
     from crossdna.training.finetune import finetune
+    from crossdna.training.finetune_model import bare_network
+    from crossdna.training.finetune_recipe import NEW, RANDOM
     from crossdna.training.precision import uses_bfloat16
 
     known = find(model)
@@ -251,18 +256,16 @@ def _fit(
         return benchmark.Fitted(known.fit(sets.train, sets.valid, seed))
 
     def probe() -> Fitted:
-        network = load_model(
-            model,
-            "embedding",
-            recipe.device,
-            trust_remote_code=recipe.trust_remote_code,
-        )
+        trust = recipe.trust_remote_code
+        device: Any = pick_device(recipe.device)
+        network = bare_network(model, seed, trust_remote_code=trust).to(device)
         on_cpu = network.device.type == "cpu"
-        if uses_bfloat16(recipe.precision, on_cpu=on_cpu):
-            Execution("bf16").prepare(network)
+        halved = uses_bfloat16(recipe.precision, on_cpu=on_cpu)
+        Execution("bf16" if halved else "float32").prepare(network)
         size = sum(p.numel() for p in network.parameters())
         fitted = ProbeModel(model, network, sets.train, sets.valid)
-        digits = str(fingerprint(network, model))
+        place = None if model.startswith(NEW) else model.removeprefix(RANDOM)
+        digits = str(fingerprint(network, place))
         return benchmark.Fitted(
             fitted, parameters=size, fingerprint=digits, layer=str(fitted.job.layer)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,13 +177,16 @@ def _of_part(regions: list[Region], part: str, bed: Path) -> list[Region]:
     """Of a BED file that names the parts of a recipe's split those of one part."""
     import sys
 
+    from crossdna.data.regions import by_name
     from crossdna.errors import CrossDNAError
 
-    names = {region.name.partition(":")[0] for region in regions}
-    if len(names) < 2 or not names <= {"train", "valid", "test", "exclude"}:
+    parts = by_name(replace(r, name=r.name.partition(":")[0]) for r in regions)
+    names, own = set(parts), parts.get(part)
+    if not names <= {"train", "valid", "test", "exclude"}:
         return regions
-    own = [region for region in regions if region.name == part]
-    if not own:
+    if len(names) == 1 and names != {"exclude"}:
+        return regions
+    if own is None:
         raise CrossDNAError(
             f"{bed}: column 4 names parts of a split ({', '.join(sorted(names))}) but "
             f"not {part!r}; give the rows that are meant in a file of their own"

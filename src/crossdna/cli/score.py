@@ -243,6 +243,8 @@ def _calibrated(
     devices: list[str],
 ) -> tuple[ScoringRun, Calibration]:
     """Score random substitutions; the run then has the column ``percentile``."""
+    import sys
+
     from crossdna.analysis.variants import calibrate
     from crossdna.cli.progress import progress
 
@@ -256,6 +258,12 @@ def _calibrated(
             work / "calibration",
             devices=devices,
             advance=advance,
+        )
+    if calibration.rare:
+        print(
+            "note: no percentiles for kinds with fewer than 20 places drawn: "
+            f"{', '.join(calibration.rare)}",
+            file=sys.stderr,
         )
     return (
         scoring._replace(

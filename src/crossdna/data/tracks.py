@@ -114,6 +114,14 @@ class _BigWig:
                 self._handle.addEntries([contig], [rest], ends=[end], values=[value])
 
 
+def shortest(value: float | np.floating) -> str:
+    """A number in as few digits as give it back in single precision.
+
+    Fewer would level what is small beside the whole, such as a temperature's changes.
+    """
+    return str(np.float32(value)).removesuffix(".0")
+
+
 class _BedGraph:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -124,7 +132,7 @@ class _BedGraph:
             ends = np.minimum(starts + span, end)
             self._handle.write(
                 "".join(
-                    f"{contig}\t{low}\t{high}\t{value:.6g}\n"
+                    f"{contig}\t{low}\t{high}\t{shortest(value)}\n"
                     for low, high, value in zip(starts, ends, run.values, strict=True)
                 ).encode()
             )
@@ -201,5 +209,5 @@ def write_peaks(path: Path, peaks: list[Peak], comment: str) -> None:
             summit = min(peak.summit, peak.end - 1) - peak.start
             handle.write(
                 f"{peak.contig}\t{peak.start}\t{peak.end}\tpeak_{number}\t0\t.\t"
-                f"{peak.value:.6g}\t-1\t-1\t{summit}\n"
+                f"{shortest(peak.value)}\t-1\t-1\t{summit}\n"
             )

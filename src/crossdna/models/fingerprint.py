@@ -63,7 +63,7 @@ class Fingerprint(NamedTuple):
         return _digest("".join(self).encode())
 
 
-def fingerprint(model: nn.Module, checkpoint: str | Path) -> Fingerprint:
+def fingerprint(model: nn.Module, checkpoint: str | Path | None) -> Fingerprint:
     """Fingerprint a loaded model.
 
     Parameters
@@ -71,7 +71,8 @@ def fingerprint(model: nn.Module, checkpoint: str | Path) -> Fingerprint:
     model
         As loaded; the same on every device.
     checkpoint
-        Directory or hub id that it was loaded from, for its tokenizer.
+        Directory or hub id that it was loaded from, for its tokenizer; None for a new
+        network.
     """
     config: Any = model.config
     said = {
@@ -82,7 +83,7 @@ def fingerprint(model: nn.Module, checkpoint: str | Path) -> Fingerprint:
     return Fingerprint(
         config=_digest(_canonical(said)),
         weights=weights_fingerprint(model),
-        tokenizer=_tokenizer_fingerprint(checkpoint),
+        tokenizer="" if checkpoint is None else _tokenizer_fingerprint(checkpoint),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from crossdna.training.finetune_recipe import FinetuneRecipe, Pooling
 
 RESULT_NAME: Final = "result.json"
+# Of a search: what it chooses from, and how many steps of training let two differ.
+_BATCH_SIZES: Final = (16, 32, 64, 128)
+_FEWEST_STEPS: Final = 8
 MEASURED_ROWS: Final = 1000
 """Training rows that tell a head the spread of what it reads."""
 KEPT_AT_THE_END: Final = 256 << 20
@@ -289,6 +293,11 @@ def search(
     sampler = optuna.samplers.TPESampler(seed=recipe.seeds[0])
     study = optuna.create_study(direction="maximize", sampler=sampler)
     found: list[FinetuneRecipe] = []
+    sizes = [
+        size
+        for size in _BATCH_SIZES
+        if recipe.trial_epochs * math.ceil(len(train) / size) >= _FEWEST_STEPS
+    ] or [_BATCH_SIZES[0]]
 
     def objective(trial: Any) -> float:
         rate = recipe.learning_rate
@@ -296,7 +305,7 @@ def search(
             "lr": trial.suggest_float("lr", rate / 10, rate * 10, log=True),
             "weight_decay": trial.suggest_float("weight_decay", 1e-4, 0.3, log=True),
             "head_dropout": trial.suggest_float("head_dropout", 0.0, 0.5),
-            "batch_size": trial.suggest_categorical("batch_size", [16, 32, 64, 128]),
+            "batch_size": trial.suggest_categorical("batch_size", sizes),
         }
         tried = replace(recipe, head_lr=recipe.head_learning_rate, **values)
         name = f"search-{trial.number}"
@@ -357,7 +366,7 @@ def run_once(
         train, scale, both_strands=both, seed=seed, noise=recipe.hidden_share
     )
     work = folder.with_name(f"{folder.name}.checkpoints")
-    arguments = _arguments(recipe, work, seed, epochs)
+    arguments = _arguments(recipe, work, seed, epochs, len(train))
     model.to(arguments.device)
     if arguments.device.type == "cpu":
         keep_freed_memory()
@@ -400,16 +409,18 @@ def _train(trainer: FinetuneTrainer, patience: int) -> None:
 
 
 def _arguments(
-    recipe: FinetuneRecipe, work: Path, seed: int, epochs: int
+    recipe: FinetuneRecipe, work: Path, seed: int, epochs: int, rows: int
 ) -> TrainingArguments:
     on_cpu = trains_on_cpu(recipe.device)
+    rising = recipe.warmup * epochs * math.ceil(rows / recipe.batch_size)
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup,
+        # Warming up begins with a step at rate 0, which may be the only one.
+        warmup_steps=recipe.warmup if rising >= 1 else 0,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.clip,
         bf16=uses_bfloat16(recipe.precision, on_cpu=on_cpu),

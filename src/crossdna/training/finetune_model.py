@@ -17,10 +17,11 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from crossdna import alphabet
 from crossdna.errors import CrossDNAError
 from crossdna.models.batched import length_batches, pad_batch
-from crossdna.models.crossdna import CrossDNAConfig
+from crossdna.models.crossdna import CrossDNAConfig, CrossDNAModel
 from crossdna.models.opening import Opened
 from crossdna.models.strands import asking
 from crossdna.models.tokenized import TokenizedConfig
+from crossdna.models.vocabulary import speak_alphabet
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.training.finetune_recipe import NEW, RANDOM
@@ -122,6 +123,29 @@ def build_model(
         random=recipe.is_new,
         new_head=True,
     )
+
+
+def bare_network(
+    name: str, seed: int = 0, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A network without a head, to be asked as it is.
+
+    Parameters
+    ----------
+    name
+        As for `build_model`; random weights are drawn by `seed`.
+
+    Raises
+    ------
+    CrossDNAError
+        No such checkpoint or size.
+    """
+    opened = _opened(name, trust_remote_code=trust_remote_code)
+    torch.manual_seed(seed)
+    if opened is None:
+        return CrossDNAModel(_new_config(name)).eval()
+    network = opened.model("embedding", random=name.startswith(RANDOM))
+    return speak_alphabet(network).eval()
 
 
 def _opened(name: str, *, trust_remote_code: bool = False) -> Opened | None:

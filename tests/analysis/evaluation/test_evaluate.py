@@ -258,10 +258,19 @@ def test_of_a_split_the_test_part_is_measured(
     assert "its 1 rows of 'test' are read" in capsys.readouterr().err
     assert (found["held_out"], found["train"]) == ("one", "two:1-900")
     assert found["windows"] == 10
+    rows[2] = "one\t0\t700\ttest:a"
+    bed.write_text("\n".join(rows) + "\n")
+    found = report(tmp_path / "c", words(genome, tmp_path, model, *both))
+    assert (found["held_out"], found["train"]) == ("one", "two:1-900")
     bed.write_text("\n".join(rows[:2]) + "\n")
     command = words(genome, tmp_path, model, "--regions", str(bed))
     assert main([*command, "--output", str(tmp_path / "b")]) == 2
     assert "not 'test'; give the rows that are meant" in capsys.readouterr().err
+    bed.write_text("one\t0\t700\texclude:copy\n")
+    assert main([*command, "--output", str(tmp_path / "b")]) == 2
+    assert "(exclude) but not 'test'" in capsys.readouterr().err
+    bed.write_text("one\t0\t700\tvalid\n")
+    assert report(tmp_path / "d", command)["held_out"] == "one"
 
 
 def test_what_is_too_short_or_unknown_is_told(
@@ -272,6 +281,7 @@ def test_what_is_too_short_or_unknown_is_told(
     shown = capsys.readouterr()
     assert "1 of 2 regions (40 bases) are shorter than a window of 64" in shown.err
     assert found["windows"] == 1
+    assert found["held_out"] == "one:1-70"
     assert "measured: 1 windows of 64 bases" in shown.out
     # One window cannot be drawn otherwise.
     bits = found["conditions"][0]["groups"][0]["scores"]["model"]["bits"]

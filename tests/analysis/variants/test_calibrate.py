@@ -150,5 +150,12 @@ def test_command(tiny_checkpoint, genome, letters, tmp_path, capsys):
         assert main([*words, *work, str(tmp_path / f"{name}.gff")]) == 2
         found = capsys.readouterr().err
         assert ("with another drawn" if name == "b" else "cannot write") in found
+    words[words.index(str(broken))] = str(tmp_path / "few.parquet")
+    (tmp_path / "c.gff").write_text("one\tx\tCDS\t490\t510\t.\t+\t0\tParent=c\n")
+    assert main([*words, "--annotation", str(tmp_path / "c.gff")]) == 0
+    assert "fewer than 20 places drawn: " in (found := capsys.readouterr().err)
+    assert " in CDS (" in found
+    table = pl.read_parquet(tmp_path / "few.parquet")
+    assert table["percentile"].is_null().to_list() == [True, False, False, True]
     with pytest.raises(CrossDNAError, match="at least 20"):
         CalibrationSettings(places=19)

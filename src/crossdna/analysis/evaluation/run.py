@@ -141,7 +141,9 @@ def evaluate_model(
         model_name=network_name(model),
         parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         genome=", ".join(str(path) for path in genome.paths),
-        held_out=_describe(split.held_out, genome),
+        held_out=_describe(
+            [part for part in split.held_out if len(part) >= settings.window], genome
+        ),
         train=_describe(split.train, genome),
         windows=sum(
             len(tile.starts)

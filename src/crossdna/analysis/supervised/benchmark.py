@@ -264,7 +264,7 @@ class Row(NamedTuple):
     seconds: float
     """To fit, mean over seeds."""
     memory_mib: float
-    parameters: int
+    parameters: int | None
     reduced_train: bool
 
 
@@ -357,7 +357,7 @@ def _row(task: str, model: str, group: CellGroup) -> Row:
         chance=cells[0].chance,
         seconds=float(np.mean([cell.seconds_fit for cell in cells])),
         memory_mib=float(np.max(memory)),
-        parameters=cells[0].parameters or 0,
+        parameters=cells[0].parameters,
         reduced_train=cells[0].reduced_train,
     )
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from crossdna import alphabet
 from crossdna.data.fasta import open_lines
+from crossdna.data.tracks import shortest
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def browser_page(
                 "start": part.start,
                 "end": part.end,
                 "span": part.span,
-                "values": [None if np.isnan(v) else float(f"{v:.4g}") for v in values],
+                "values": [None if np.isnan(v) else float(shortest(v)) for v in values],
             }
             tracks.setdefault(name, []).append(stretch)
     first = next(iter(regions))

@@ -18,7 +18,7 @@ import numpy as np
 from crossdna import alphabet
 from crossdna.analysis.chunks import ChunkStore, run_chunks
 from crossdna.analysis.variants.file import AlleleText, allele_texts
-from crossdna.data.annotation import repeat_track
+from crossdna.data.annotation import CLASSES, REPEAT_CLASSES, repeat_track
 from crossdna.data.draws import raw_draws
 from crossdna.errors import CrossDNAError
 
@@ -39,8 +39,10 @@ DESCRIPTION: Final = (
 )
 _STREAM: Final = 201
 _DRAWS: Final = 4096
-# So many draws for each wanted place, then a rare kind stays as small as it is.
+# So many draws for each wanted place, as if a hundred were wanted at least; then a rare
+# kind stays as small as it is.
 _PATIENCE: Final = 4000
+_PLACES: Final = 100
 _FEWEST: Final = 20
 
 
@@ -48,7 +50,7 @@ _FEWEST: Final = 20
 class CalibrationSettings:
     """What a substitution is compared with."""
 
-    places: int = 100
+    places: int = _PLACES
     """Random places for each trinucleotide and class of region."""
     seed: int = 0
 
@@ -92,6 +94,7 @@ class Surroundings:
         self, genome: Genome, annotation: Annotation | None, window: int
     ) -> None:
         self.genome, self.annotation, self.window = genome, annotation, window
+        self.class_names = CLASSES if annotation is not None else REPEAT_CLASSES
 
     def kind(self, place: Place) -> Kind | None:
         """Kind of a place; None beside N and at the ends of a contig."""
@@ -134,7 +137,8 @@ def draw_places(
     ends = np.cumsum([length for _, length in contigs])
     # As keys, so that a place counts once.
     found: dict[Kind, dict[Place, None]] = {kind: {} for kind in sorted(wanted)}
-    for block in range(-(-_PATIENCE * settings.places // _DRAWS)):
+    patience = _PATIENCE * max(_PLACES, settings.places)
+    for block in range(-(-patience // _DRAWS)):
         draws = raw_draws(settings.seed, _STREAM, [block], _DRAWS)[0]
         for number in (draws % np.uint64(ends[-1])).astype(np.int64):
             index = int(np.searchsorted(ends, number, side="right"))
@@ -155,9 +159,14 @@ class Calibration:
         self._surroundings = surroundings
         # Kind and new base: (nulls, 2) GC and score.
         self._nulls: dict[tuple[Kind, str], NDArray[np.float64]] = {}
+        self.rare: list[str] = []
+        """Kinds of too few places, whose substitutions get no percentile."""
 
     def add(self, kind: Kind, places: Sequence[Place], rows: NDArray) -> None:
         """Take the scores (places, 3) of all changes of places of one kind."""
+        if len(places) < _FEWEST:
+            name = self._surroundings.class_names[kind.region]
+            self.rare.append(f"{kind.trinucleotide} in {name} ({len(places)})")
         gc = np.array([self._surroundings.gc(place) for place in places])
         scored: dict[str, list[tuple[float, float]]] = {}
         for place, share, scores in zip(places, gc, rows, strict=True):
@@ -274,7 +283,10 @@ def calibrate(
 def require_ratios(run: ScoringRun) -> None:
     """Refuse a run without log-likelihood ratios."""
     if "llr" not in run.columns:
-        raise CrossDNAError("percentiles are those of llr; add it to --scores")
+        raise CrossDNAError(
+            "percentiles are those of llr, which masked models of bases and k-mers "
+            f"give if --scores has it; this run has {', '.join(run.columns)}"
+        )
 
 
 def wanted_kinds(run: ScoringRun, surroundings: Surroundings) -> set[Kind]:
