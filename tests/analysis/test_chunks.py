@@ -1,6 +1,7 @@
 """Folders of unfinished work."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -35,3 +36,25 @@ def test_a_run_whose_folder_was_taken_over_adds_nothing_to_it(tmp_path):
     with pytest.raises(CrossDNAError, match="taken over by another run"):
         first.save(0, {"a": np.arange(3)})
     assert not second.is_done(0)
+
+
+def test_damaged_work_is_named(tmp_path):
+    store = ChunkStore(tmp_path / "w", {"a": 1})
+    store.save(0, {"x": np.arange(9)})
+    file = tmp_path / "w" / "00000000.npz"
+    for content in (file.read_bytes()[:40], b"", b"no archive"):
+        file.write_bytes(content)
+        with pytest.raises(
+            CrossDNAError, match=r"00000000\.npz is damaged .*remove it"
+        ):
+            store.load(0)
+    (tmp_path / "w" / "run.json").write_text("")
+    with pytest.raises(CrossDNAError, match=r"run\.json is damaged .*start anew"):
+        ChunkStore(tmp_path / "w", {"a": 1})
+
+
+def test_a_folder_that_another_run_removed_is_told(tmp_path):
+    store = ChunkStore(tmp_path / "w", {"a": 1})
+    shutil.rmtree(tmp_path / "w")
+    with pytest.raises(CrossDNAError, match="taken over by another run"):
+        store.save(0, {"x": np.arange(9)})

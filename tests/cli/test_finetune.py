@@ -221,6 +221,32 @@ def test_resume_refuses_options_that_are_gone(run, tmp_path, capsys):
     assert "started with finetune.lr = 0.1, not None" in capsys.readouterr().err
 
 
+def test_resume_refuses_another_network(run, tmp_path, capsys):
+    def other(text):
+        assert 'model_digest = ""' in text
+        return text.replace('model_digest = ""', 'model_digest = "ab"')
+
+    assert resumed(run, tmp_path / "out", recipe=other) == 2
+    assert "started with data.model_digest = 'ab'" in capsys.readouterr().err
+
+
+def test_resume_needs_a_run(run, tmp_path, capsys):
+    """Whatever else lies there stays as it is."""
+    files = ("--train", run / "train.csv", "--valid", run / "valid.csv",
+             "--test", run / "test.csv", "--resume")  # fmt: skip
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert finetune(*files, "--output", folder) == 2
+    assert "holds no run to resume: it has no recipe.toml" in capsys.readouterr().err
+    (folder / "recipe.toml").write_text("[model]\ndepth = 1\n")
+    assert finetune(*files, "--output", folder) == 2
+    assert "recipe.toml is of no run of crossdna finetune" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "recipe.toml",
+    ]  # fmt: skip
+
+
 def test_resume_says_that_an_older_run_kept_no_digest_of_labels(run, tmp_path, capsys):
     def older(text):
         lines = text.splitlines(keepends=True)

@@ -98,10 +98,14 @@ def test_audit_of_two_files_splits_nothing_off(tmp_path, csv, capsys):
         ),
         (["audit", "--train", "x.csv", "--shares", "0", "1", "1"], "train not zero"),
         (["audit", "--train", "x.csv", "--label-column", "z"], "no column 'z'"),
+        (["audit", "--train", "x.csv", "--output", "x.csv"], "x.csv is what is read"),
+        (["split", "a=x.csv", "--output", "x.csv"], "x.csv is what is read"),
     ],
 )
 def test_errors_exit_with_2(tmp_path, csv, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
+    before = csv.read_bytes()
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+    assert csv.read_bytes() == before
     assert not (tmp_path / "y.tsv").exists()

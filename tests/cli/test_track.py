@@ -235,6 +235,7 @@ def test_bad_input(tiny_checkpoint, genome, tmp_path, capsys):
     for more, message in (
         (("--peaks", "gc:3"), "with a track of probability"),
         (("--peaks", "entropy:x"), "'x' is not a number"),
+        (("--peaks", "entropy:nan"), "'nan' is not a number"),
         (("--region", "q:1-5"), "no contig 'q'"),
         (("--mask-spacing", 1), "mask_spacing"),
         (("--peaks", "entropy:1", "entropy:2"), "has a threshold already"),

@@ -447,6 +447,8 @@ def test_errors(tmp_path, sets, values, message):
     "values",
     [
         {"epochs": 0},
+        {"seeds": (-1,)},
+        {"seeds": (2**32,)},
         {"lr": -1.0},
         {"seeds": (1, 1)},
         {"trial_share": 0.0},

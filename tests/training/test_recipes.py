@@ -47,6 +47,7 @@ def test_paper_size_recipe_is_the_papers_model():
         ("model", {"depth": 0}, "depth must be positive"),
         ("model", {"type": "brt"}, "'brt'; did you mean 'bert'"),
         ("windows", {"length": -5}, "length must be at least 1, got -5"),
+        ("train", {"seed": 2**32}, r"seed must be from 0 to 2\*\*32 - 1"),
         ("train", {"steps": 0}, "steps must be at least 1"),
         ("train", {"lr": -1.0}, "lr must be above 0"),
         ("train", {"max_minutes": 0.0}, r"max_minutes must be above 0, got 0\.0"),

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -105,9 +106,22 @@ class ChunkStore:
             savez(temporary, **arrays)
 
     def load(self, index: int) -> Arrays:
-        """Read the results of a chunk."""
-        with np.load(self._file(index)) as arrays:
-            return dict(arrays)
+        """Read the results of a chunk.
+
+        Raises
+        ------
+        CrossDNAError
+            Its file is damaged.
+        """
+        file = self._file(index)
+        try:
+            with file.open("rb") as handle, np.load(handle) as arrays:
+                return dict(arrays)
+        except (BadZipFile, ValueError, EOFError) as error:
+            raise CrossDNAError(
+                f"{file} is damaged ({error}); remove it, or the whole folder to start "
+                "anew"
+            ) from error
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -116,7 +130,15 @@ class ChunkStore:
     def _found(self) -> dict[str, Any]:
         """Settings of the run in the folder; empty where there is none."""
         file = self.folder / _SETTINGS
-        return json.loads(file.read_text()) if file.exists() else {}
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise CrossDNAError(
+                f"{file} is damaged ({error}); remove {self.folder} to start anew"
+            ) from error
+        return found
 
     def _different(self, found: Mapping[str, Any]) -> list[str]:
         """Settings in which the run in the folder differs from this one."""

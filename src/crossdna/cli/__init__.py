@@ -137,6 +137,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"crossdna {arguments.verb}: error: {_reason(error)}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        why = f": {error}" if str(error) else ""
+        print(f"crossdna {arguments.verb}: error: out of memory{why}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"crossdna {arguments.verb}: interrupted", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossdna.cli.labelled_options import add_input_options
@@ -38,8 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.cli.labelled_options import input_options
     from crossdna.data.genome import Genome
     from crossdna.data.labelled_inputs import read_sets
-    from crossdna.files import atomic_open
+    from crossdna.files import atomic_open, refuse_overwriting
 
+    if arguments.output:
+        sources = [*arguments.train, *arguments.valid, *arguments.test]
+        for source in (*sources, *(arguments.corpus or ())):
+            # Or CLASS=FILE.
+            refuse_overwriting(str(source).rpartition("=")[2], Path(arguments.output))
     options = input_options(arguments)
     if bool(arguments.valid) != bool(arguments.test):
         # The files are compared as they are; nothing is split off.

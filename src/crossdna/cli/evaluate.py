@@ -15,7 +15,7 @@ from crossdna.cli.model_options import (
     language_task,
     load_chosen,
 )
-from crossdna.cli.numbers import at_least, count
+from crossdna.cli.numbers import at_least, count, seed
 
 if TYPE_CHECKING:
     import argparse
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a masked model reads; both: averaged, in twice the time "
         "(%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="(%(default)s)")
     add_device_option(parser)
 
 

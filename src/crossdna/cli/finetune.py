@@ -221,18 +221,26 @@ def _claim(
     """Take the output directory; what is resumed must be the same run."""
     from crossdna.config import to_table, write_toml
     from crossdna.data.digests import set_digests
+    from crossdna.errors import CrossDNAError
     from crossdna.files import atomic_open, claim_output_directory
+    from crossdna.models.fingerprint import files_digest
 
+    path = arguments.output / RECIPE_NAME
+    begun = path.is_file() or not arguments.output.is_dir()
+    if arguments.resume and not begun and any(arguments.output.iterdir()):
+        raise CrossDNAError(
+            f"{arguments.output} holds no run to resume: it has no {RECIPE_NAME}"
+        )
     output = claim_output_directory(arguments.output, resume=arguments.resume)
-    path = output / RECIPE_NAME
     data = {name: list(getattr(arguments, name)) for name in ("train", "valid", "test")}
     task = sets.task
     label = {
         "kind": task.kind, "labels": list(task.columns), "classes": list(task.classes)
     }  # fmt: skip
+    model = {"model_digest": files_digest(recipe.model)}
     split = {"split_by": sets.how, "split_seed": options.seed}
     table = {
-        "data": {**data, **label, **set_digests(sets), **split},
+        "data": {**data, **label, **set_digests(sets), **split, **model},
         "finetune": to_table(recipe),
     }
     if path.is_file():
@@ -250,10 +258,14 @@ def _require_same(path: Path, table: dict[str, dict[str, Any]]) -> None:
     from crossdna.errors import CrossDNAError
 
     before = tomllib.loads(path.read_text())
-    if "train_label_digest" not in before.get("data", {}):
+    if "data" not in before:
+        raise CrossDNAError(
+            f"{path} is of no run of crossdna finetune; choose another directory"
+        )
+    if not {"train_label_digest", "model_digest"} <= before["data"].keys():
         raise CrossDNAError(
             f"{path}: the run was started by an older version, which kept no digest of "
-            "the labels, so they cannot be compared; start another one"
+            "labels or model, so they cannot be compared; start another one"
         )
     require_same(path, before, table)
 

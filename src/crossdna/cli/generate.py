@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.cli.numbers import at_least, count
+from crossdna.cli.numbers import at_least, count, seed
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_constraints(parser.add_argument_group("what sequences must be like"))
     _add_sampling(parser.add_argument_group("how the model is asked"))
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="(%(default)s)")
     parser.add_argument(
         "--batch-size", type=count, default=16, help="sequences at a time (%(default)s)"
     )
@@ -131,6 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crossdna.cli.model_options import chosen_execution, language_task
     from crossdna.cli.progress import progress
     from crossdna.errors import CrossDNAError
+    from crossdna.files import refuse_overwriting
     from crossdna.models.fingerprint import fingerprint
 
     output: Path = arguments.output
@@ -138,6 +139,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise CrossDNAError(f"{output}: sequences are written to .fa, .fasta or .fna")
     if arguments.batch_size < 1:
         raise CrossDNAError(f"--batch-size must be at least 1: {arguments.batch_size}")
+    if arguments.template is not None and Path(arguments.template).is_file():
+        refuse_overwriting(arguments.template, output)
     settings = _settings(arguments)
     Plan(settings.constraints).require_possible()
     devices = worker_devices(arguments.device, arguments.workers)

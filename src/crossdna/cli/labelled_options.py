@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from crossdna.cli.numbers import seed
+
 if TYPE_CHECKING:
     import argparse
 
@@ -109,7 +111,7 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--split-seed",
-        type=int,
+        type=seed,
         default=0,
         help="another one splits otherwise (default: %(default)s)",
     )

@@ -12,7 +12,7 @@ from crossdna.cli.model_options import (
     add_trust_option,
     load_chosen,
 )
-from crossdna.cli.numbers import count
+from crossdna.cli.numbers import count, seed
 
 if TYPE_CHECKING:
     import argparse
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=count, default=32, help="windows at a time (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="(%(default)s)")
     add_device_option(parser)
     add_execution_options(parser)
     add_trust_option(parser)

@@ -15,7 +15,7 @@ from crossdna.cli.model_options import (
     chosen_execution,
     note_strand,
 )
-from crossdna.cli.numbers import count
+from crossdna.cli.numbers import count, seed
 
 if TYPE_CHECKING:
     import argparse
@@ -112,7 +112,7 @@ def _add_calibration(group: argparse._ArgumentGroup) -> None:
         "lower case (repeats) and the rest",
     )
     group.add_argument(
-        "--seed", type=int, default=0, help="of --calibrate (default: %(default)s)"
+        "--seed", type=seed, default=0, help="of --calibrate (default: %(default)s)"
     )
 
 

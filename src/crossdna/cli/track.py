@@ -236,6 +236,8 @@ def _regions(arguments: argparse.Namespace, genome: Genome) -> list[Region]:
 def _finders(
     arguments: argparse.Namespace, tracks: dict[str, str]
 ) -> dict[str, PeakFinder]:
+    import math
+
     from crossdna.data.tracks import PeakFinder
     from crossdna.errors import CrossDNAError
 
@@ -250,11 +252,12 @@ def _finders(
         if name in finders:
             raise CrossDNAError(f"--peaks {text}: {name} has a threshold already")
         try:
-            finders[name] = PeakFinder(float(threshold), arguments.peak_length)
+            height = float(threshold)
         except ValueError:
-            raise CrossDNAError(
-                f"--peaks {text}: {threshold!r} is not a number"
-            ) from None
+            height = math.nan
+        if not math.isfinite(height):
+            raise CrossDNAError(f"--peaks {text}: {threshold!r} is not a number")
+        finders[name] = PeakFinder(height, arguments.peak_length)
     return finders
 
 

@@ -124,6 +124,8 @@ class FinetuneRecipe:
                 raise CrossDNAError(
                     f"{name} must be positive, got {getattr(self, name)}"
                 )
+        if any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise CrossDNAError(f"seeds are from 0 to 2**32 - 1, got {self.seeds}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise CrossDNAError(
                 f"seeds {self.seeds} must be distinct, and at least one"

@@ -96,6 +96,8 @@ class TrainSettings:
                 raise CrossDNAError(
                     f"{name} must be at least 1, got {getattr(self, name)}"
                 )
+        if not 0 <= self.seed < 2**32:
+            raise CrossDNAError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise CrossDNAError(f"micro_batch must be positive, got {self.micro_batch}")
         if self.max_minutes is not None and not self.max_minutes > 0:

@@ -233,11 +233,12 @@ def _parquet(found: Embedding, path: Path, metadata: Mapping[str, str]) -> None:
 
 def _npz(found: Embedding, path: Path, metadata: Mapping[str, str]) -> None:
     work = found.store.folder / f"{VECTORS}.npy"
-    whole = np.lib.format.open_memmap(
-        work, mode="w+", dtype=np.float32, shape=found.shape
-    )
-    _fill(whole, found)
-    whole.flush()
+    # Written and not mapped: on a full disk a mapped file ends the process.
+    with atomic_path(work) as temporary, temporary.open("wb") as handle:
+        header = {"descr": "<f4", "fortran_order": False, "shape": found.shape}
+        np.lib.format.write_array_header_2_0(handle, header)
+        for vectors in found.vectors():
+            handle.write(np.ascontiguousarray(vectors, "<f4").data)
     notes = np.array([f"{name}={value}" for name, value in metadata.items()])
     with (
         atomic_path(path) as temporary,

@@ -222,8 +222,16 @@ class Streamer:
             [layer.conv, layer.delta, layer.window.keys, layer.window.values]
             for layer in state or ()
         ]
-        with atomic_path(self._file(name, kind, number)) as temporary:
-            torch.save(tensors, temporary)
+        file = self._file(name, kind, number)
+        with atomic_path(file) as temporary:
+            try:
+                torch.save(tensors, temporary)
+            except RuntimeError as error:
+                # So torch reports a failed write.
+                raise CrossDNAError(
+                    f"cannot write {file}: {str(error).splitlines()[0]}; when there is "
+                    "space, give the same command again"
+                ) from error
 
     def _load(self, name: str, kind: str, number: int) -> BranchState | None:
         layers = torch.load(
