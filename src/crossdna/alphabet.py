@@ -7,13 +7,15 @@ letters (and U, read as T) become N. Anything else is an error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ Strand = Literal["+", "-", "both"]
 """What is read: a sequence, its reverse complement, or both to be averaged."""
 STRANDS: Final[tuple[Strand, ...]] = ("+", "-", "both")
 _ILLEGAL: Final = 255
+_T = TypeVar("_T")
 
 
 def require_strand(strand: str) -> None:
@@ -41,6 +44,26 @@ def require_strand(strand: str) -> None:
     """
     if strand not in STRANDS:
         raise CrossDNAError(f"strand is +, - or both, got {strand!r}")
+
+
+def of_strand(strand: Strand, ahead: Callable[[], _T], back: Callable[[], _T]) -> _T:
+    """What a sequence gives, what its reverse complement does, or the mean of both.
+
+    Only what is wanted is asked for.
+
+    Raises
+    ------
+    CrossDNAError
+        No such strand.
+    """
+    require_strand(strand)
+    if strand == "+":
+        return ahead()
+    if strand == "-":
+        return back()
+    both: Any = (ahead(), back())
+    mean: _T = (both[0] + both[1]) / 2
+    return mean
 
 
 def _encoding_table() -> NDArray[np.uint8]:

@@ -152,6 +152,10 @@ def create_directory(path: Path) -> Path:
 
 
 def refuse_overwriting(source: str | Path, output: Path) -> None:
-    """Raise a `CrossDNAError` where a result would take its input's place."""
-    if output.exists() and output.resolve() == Path(source).resolve():
+    """Raise a `CrossDNAError` where a result would take its input's place.
+
+    The input may be ``CLASS=FILE``.
+    """
+    _, path = split_named(str(source))
+    if output.exists() and output.resolve() == path.resolve():
         raise CrossDNAError(f"{output} is what is read; choose another --output")

@@ -44,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         sources = [*arguments.train, *arguments.valid, *arguments.test]
         for source in (*sources, *(arguments.corpus or ())):
-            # Or CLASS=FILE.
-            refuse_overwriting(str(source).rpartition("=")[2], Path(arguments.output))
+            refuse_overwriting(source, Path(arguments.output))
     options = input_options(arguments)
     if bool(arguments.valid) != bool(arguments.test):
         # The files are compared as they are; nothing is split off.

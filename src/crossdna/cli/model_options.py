@@ -46,14 +46,17 @@ def add_device_option(
 
 def add_strand_option(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    default: Strand | None = None,
 ) -> None:
-    """Which strand a model reads."""
+    """Which strand a model reads; without a default what suits it."""
+    usual = default or "both; + for a model fine-tuned on the strand it was given"
     parser.add_argument(
         "--strand",
         choices=STRANDS,
+        default=default,
         help="what the model reads: the forward strand, the reverse one (-: for genes "
-        "of that strand, where a head knows a direction), or both, averaged (default: "
-        "both, in twice the time; + for a model fine-tuned on the strand it was given)",
+        "of that strand, where a head knows a direction), or both, averaged, in twice "
+        f"the time (default: {usual})",
     )
 
 

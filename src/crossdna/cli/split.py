@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     output = check_table_path(arguments.output)
     for source in arguments.input:
-        # Or CLASS=FILE.
-        refuse_overwriting(source.rpartition("=")[2], output)
+        refuse_overwriting(source, output)
     options = input_options(arguments)
     table = read_inputs(arguments.input, options)
     columns = labelled.find_label_columns(table, options.label_columns)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crossdna.alphabet import STRANDS
 from crossdna.cli.model_options import (
     CHECKPOINT,
     add_device_option,
     add_execution_options,
+    add_strand_option,
     add_trust_option,
     chosen_window,
     load_chosen,
@@ -137,14 +137,7 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--piece", type=count, default=65536, help="bases read at once (%(default)s)"
     )
-    group.add_argument(
-        "--strand",
-        choices=STRANDS,
-        default="+",
-        help="what the model reads: the forward strand, the reverse one (for what lies "
-        "on it, where a head knows a direction), or both, averaged, in twice the time "
-        "(%(default)s)",
-    )
+    add_strand_option(group, default="+")
     group.add_argument(
         "--batch-size", type=count, default=16, help="windows at a time (%(default)s)"
     )

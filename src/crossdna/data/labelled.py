@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from crossdna.data import sequence_tables as tables
 from crossdna.errors import CrossDNAError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,7 @@ FEW_VALUES: Final = 20
 MANY_CLASSES: Final = 1000
 
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d*,\d+")
+_T = TypeVar("_T")
 _BOOLEAN: Final = {"true": "1", "false": "0"}
 # Zeros in front make a name of it: 001 is no 1.
 _WHOLE: Final = re.compile(r"([+-]?(?:0|[1-9]\d{0,17}))(\.0*)?")
@@ -266,8 +267,7 @@ def label(table: SequenceTable, task: Task) -> LabelledSet:
     numbers = {key: number for number, key in enumerate(_class_keys(task.classes))}
     labels = np.empty(len(values), np.int64)
     for row, (value, where) in enumerate(zip(values, table.places, strict=True)):
-        (key,) = _whole_numbers([value])
-        number = numbers.get(key, numbers.get(_BOOLEAN.get(key.lower(), "")))
+        number = _of_class(numbers, value)
         if number is None:
             raise CrossDNAError(
                 f"{where}: class {value!r} does not occur in the training set "
@@ -318,6 +318,12 @@ def _booleans(texts: Sequence[str]) -> list[str]:
 def _class_keys(texts: Sequence[str]) -> list[str]:
     """What labels of one class have in common, however they are spelled."""
     return _whole_numbers(_booleans(texts))
+
+
+def _of_class(by_key: Mapping[str, _T], text: str) -> _T | None:
+    """Look up what belongs to a class, by its key, however it is spelled."""
+    (key,) = _whole_numbers([text])
+    return by_key.get(key, by_key.get(_BOOLEAN.get(key.lower(), "")))
 
 
 def _whole_numbers(texts: Sequence[str]) -> list[str]:
@@ -457,8 +463,7 @@ def _positive_last(
     table: SequenceTable, kind: Kind, classes: Sequence[str], positive: str
 ) -> list[str]:
     names = dict(zip(_class_keys(classes), classes, strict=True))
-    (key,) = _whole_numbers([positive])
-    name = names.get(key, names.get(_BOOLEAN.get(key.lower(), "")))
+    name = _of_class(names, positive)
     if kind != "binary" or name is None:
         raise CrossDNAError(
             f"{table.source}: {positive!r} is not one of two classes "

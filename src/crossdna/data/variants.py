@@ -130,8 +130,15 @@ def reference_matches(genome: Genome, contig: str, position: int, ref: str) -> b
     """Whether the genome has the bases `ref` at `position`; not outside the contig."""
     if not _on_contig(genome, contig, position, ref):
         return False
+    return _compare(genome, contig, position, ref) == ""
+
+
+def _compare(genome: Genome, contig: str, position: int, ref: str) -> str:
+    """Why a REF on the contig is not what the genome has there; empty if it is."""
     found = genome.fetch(contig, position, position + len(ref))
-    return bool(np.array_equal(found, alphabet.encode(ref)))
+    if (found >= alphabet.NUM_BASES).any():
+        return "not_acgt"
+    return "" if np.array_equal(found, alphabet.encode(ref)) else "reference_mismatch"
 
 
 def tally_reference(
@@ -148,11 +155,11 @@ def tally_reference(
         tally.outside += 1
         tally.first_outside = tally.first_outside or line
         return
-    found = genome.fetch(contig, position, position + len(ref))
-    if (found >= alphabet.NUM_BASES).any():
+    reason = _compare(genome, contig, position, ref)
+    if reason == "not_acgt":
         return
     tally.records += 1
-    if np.array_equal(found, alphabet.encode(ref)):
+    if not reason:
         return
     tally.mismatches += 1
     tally.first_line = tally.first_line or line
@@ -218,11 +225,8 @@ def _refusal(
         return "outside_contig"
     if (set(ref.upper()) | set(alt.upper())) - set(alphabet.BASES):
         return "not_acgt"
-    found = genome.fetch(contig, position, position + len(ref))
-    if (found >= alphabet.NUM_BASES).any():
-        return "not_acgt"
-    if not np.array_equal(found, alphabet.encode(ref)):
-        return "reference_mismatch"
+    if reason := _compare(genome, contig, position, ref):
+        return reason
     if ref.upper() == alt.upper():
         return "same_as_reference"
     return ""

@@ -82,15 +82,16 @@ def over_strands(
     mirror
         From the reverse complement's answer to the order of the sequence.
     """
-    alphabet.require_strand(strand)
+
+    def ahead() -> Tensor:
+        return predict(input_ids, attention_mask)
+
+    def back() -> Tensor:
+        return mirror(predict(*reverse_complement(input_ids, attention_mask)))
+
     require_alphabet(model)
     with asking(model):
-        if strand == "+":
-            return predict(input_ids, attention_mask)
-        other = predict(*reverse_complement(input_ids, attention_mask))
-        if strand == "-":
-            return mirror(other)
-        return (predict(input_ids, attention_mask) + mirror(other)) / 2
+        return alphabet.of_strand(strand, ahead, back)
 
 
 def sequence_logits(

@@ -21,7 +21,6 @@ from crossdna.models.crossdna import CrossDNAConfig, CrossDNAModel
 from crossdna.models.opening import Opened
 from crossdna.models.strands import asking
 from crossdna.models.tokenized import TokenizedConfig
-from crossdna.models.vocabulary import speak_alphabet
 from crossdna.tokenizers.loading import load_tokenizer
 from crossdna.tokenizers.nucleotide import CrossDNATokenizer
 from crossdna.training.finetune_recipe import NEW, RANDOM
@@ -144,8 +143,7 @@ def bare_network(
     torch.manual_seed(seed)
     if opened is None:
         return CrossDNAModel(_new_config(name)).eval()
-    network = opened.model("embedding", random=name.startswith(RANDOM))
-    return speak_alphabet(network).eval()
+    return opened.model("embedding", random=name.startswith(RANDOM)).eval()
 
 
 def _opened(name: str, *, trust_remote_code: bool = False) -> Opened | None:

@@ -53,13 +53,12 @@ class ChainScorer:
         """Alternate minus reference window."""
         windows = [pair.alternate.ids for pair in pairs]
         windows += [pair.reference.ids for pair in pairs]
-        read = []
-        if strand != "-":
-            read.append(self.chain.log_likelihoods(windows))
-        if strand != "+":
-            turned = [alphabet.reverse_complement(ids) for ids in windows]
-            read.append(self.chain.log_likelihoods(turned))
-        found = np.mean(read, axis=0)
+        turned = map(alphabet.reverse_complement, windows)
+        found = alphabet.of_strand(
+            strand,
+            lambda: self.chain.log_likelihoods(windows),
+            lambda: self.chain.log_likelihoods(list(turned)),
+        )
         return {"ll": found[: len(pairs)] - found[len(pairs) :]}
 
 

@@ -179,8 +179,9 @@ class MotifScorer:
         """Alternate minus reference, over sites that touch the allele."""
         if not pairs:
             return {name: np.zeros(0) for name in self.scores}
-        change = self._best(alleles, pairs, alternate=True)
-        change -= self._best(alleles, pairs, alternate=False)
+        free = [_free(*both) for both in zip(alleles, pairs, strict=True)]
+        change = self._best(alleles, pairs, free, alternate=True)
+        change -= self._best(alleles, pairs, free, alternate=False)
         if change.shape[1] == 1:
             return {"site": change[:, 0]}
         rise, fall = change.max(1), change.min(1)
@@ -192,16 +193,21 @@ class MotifScorer:
         }
 
     def _best(
-        self, alleles: Sequence[Allele], pairs: Sequence[WindowPair], *, alternate: bool
+        self,
+        alleles: Sequence[Allele],
+        pairs: Sequence[WindowPair],
+        free: Sequence[int],
+        *,
+        alternate: bool,
     ) -> NDArray[np.float64]:
         reach = self.motifs.widest - 1
         pieces, spans = [], []
-        for allele, pair in zip(alleles, pairs, strict=True):
+        for allele, pair, more in zip(alleles, pairs, free, strict=True):
             window = pair.alternate if alternate else pair.reference
             size = len(allele.alternate if alternate else allele.reference)
             # Windows at the end of a contig may start at different places.
             at = int((window.loci < allele.position).sum())
-            size += _free(allele, pair)
+            size += more
             start = max(0, at - reach)
             pieces.append(window.ids[start : at + size + reach])
             spans.append((at - start, at - start + size))

@@ -9,17 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crossdna.analysis.evaluation.baselines import Baselines, fit_baselines
-from crossdna.analysis.evaluation.hidden import (
-    hide_whole,
-    predicts_tokens,
-    tile_windows,
-)
+from crossdna.analysis.evaluation.hidden import hide_whole, predicts_tokens
 from crossdna.analysis.evaluation.measure import (
     MODEL,
     Condition,
     EvaluationSettings,
     baseline_predictors,
     class_grouping,
+    count_windows,
     measure,
     model_predictor,
 )
@@ -145,12 +142,8 @@ def evaluate_model(
             [part for part in split.held_out if len(part) >= settings.window], genome
         ),
         train=_describe(split.train, genome),
-        windows=sum(
-            len(tile.starts)
-            for tile in tile_windows(
-                split.held_out, settings.window, settings.max_windows
-            )
-        ),
+        # Of a single condition.
+        windows=count_windows(split.held_out, settings, causal=True),
         settings=settings,
         baselines=baselines,
         conditions=conditions,

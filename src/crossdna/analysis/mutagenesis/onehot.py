@@ -104,9 +104,12 @@ class OneHotModel(nn.Module):
                 'and strand_alignment "locus" only; other models can be asked without '
                 "gradients (in-silico mutagenesis)"
             )
-        read = {"+": [x], "-": [x.flip(1, 2)], "both": [x, x.flip(1, 2)]}[self.strand]
-        logits = [self._soft_logits(network, given) for given in read]
-        return self.head.outputs(torch.stack(logits).mean(0))
+        logits = alphabet.of_strand(
+            self.strand,
+            lambda: self._soft_logits(network, x),
+            lambda: self._soft_logits(network, x.flip(1, 2)),
+        )
+        return self.head.outputs(logits)
 
     def _soft_logits(self, network: CrossDNAModel, x: Tensor) -> Tensor:
         return self.model.head(_read_soft(network, x), bases=x)

@@ -171,17 +171,16 @@ def _token_pseudo_log_likelihoods(
     def read(ids: Tensor, rows: list[int]) -> Tensor:
         loci = torch.from_numpy(np.stack([windows[row].loci for row in rows]))
         loci = loci.to(ids.device)
-        sums = []
+
+        def ahead() -> Tensor:
+            return model.pseudo_log_likelihoods(ids, loci, spacing=spacing)
+
+        def back() -> Tensor:
+            other, _ = reverse_complement(ids)
+            return model.pseudo_log_likelihoods(other, loci.flip(1), spacing=spacing)
+
         with asking(model):
-            if settings.strand != "-":
-                found = model.pseudo_log_likelihoods(ids, loci, spacing=spacing)
-                sums.append(found)
-            if settings.strand != "+":
-                other, _ = reverse_complement(ids)
-                back = loci.flip(1)
-                found = model.pseudo_log_likelihoods(other, back, spacing=spacing)
-                sums.append(found)
-        return torch.stack(sums).mean(0)[:, None]
+            return alphabet.of_strand(settings.strand, ahead, back)[:, None]
 
     ids = [window.ids for window in windows]
     return _in_batches(read, ids, model, settings.batch_size, 1)[:, 0]

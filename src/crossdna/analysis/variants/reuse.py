@@ -166,13 +166,12 @@ def edited_marginals(
     edits
         In any order; their bases are [MASK].
     """
-    found = []
-    if strand != "-":
-        found.append(masked_probabilities(model, ids, edits))
-    if strand != "+":
-        back = masked_probabilities(model, *_other_strand(ids, edits))
-        found.append(back.flip(1))
-    return torch.stack(found).mean(0).log()
+    mean = alphabet.of_strand(
+        strand,
+        lambda: masked_probabilities(model, ids, edits),
+        lambda: masked_probabilities(model, *_other_strand(ids, edits)).flip(1),
+    )
+    return mean.log()
 
 
 def edited_outputs(
@@ -190,12 +189,11 @@ def edited_outputs(
     edits
         In any order.
     """
-    found = []
-    if strand != "-":
-        found.append(edited_logits(model, ids, edits))
-    if strand != "+":
-        found.append(edited_logits(model, *_other_strand(ids, edits)))
-    return torch.stack(found).mean(0)
+    return alphabet.of_strand(
+        strand,
+        lambda: edited_logits(model, ids, edits),
+        lambda: edited_logits(model, *_other_strand(ids, edits)),
+    )
 
 
 def _other_strand(ids: Tensor, edits: Sequence[Edit]) -> tuple[Tensor, list[Edit]]:
